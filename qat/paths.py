@@ -1,0 +1,56 @@
+"""Where shipped configs, recipes and the cache lie, and how a finished folder is published."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from qat.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _shipped(name: str) -> Path:
+    """In a wheel ``configs/`` and ``recipes/`` lie inside the package, in a checkout beside it."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def configs_dir() -> Path:
+    """Folder of the shipped component configs."""
+    return _shipped("configs")
+
+
+def recipes_dir() -> Path:
+    """Folder of the shipped recipes."""
+    return _shipped("recipes")
+
+
+def assets_dir() -> Path:
+    """Folder of the model that ships with the package."""
+    return _PACKAGE / "assets"
+
+
+def cache_dir() -> Path:
+    """Token cache: ``$QAT_CACHE``, else ``~/.cache/qat``."""
+    return Path(os.environ.get("QAT_CACHE") or Path.home() / ".cache" / "qat").expanduser()
+
+
+def temporary_beside(final: Path) -> Path:
+    """A fresh, empty folder next to ``final`` to write into before :func:`publish`.
+
+    Raises:
+        InputError: if ``final`` exists already.
+    """
+    if final.exists():
+        raise InputError(f"{final} exists already; choose another folder or remove it first")
+    temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Rename a finished folder to its final name, so that a half-written one is never seen."""
+    os.replace(temporary, final)
