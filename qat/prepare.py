@@ -1,0 +1,281 @@
+"""Prepare: swap a model's linears and embeddings for fake-quantized ones, as an extension of torchao.
+
+:class:`LearnedQATConfig` is registered with torchao, so ``quantize_`` works alone::
+
+    from torchao.quantization import quantize_
+    from qat.prepare import LearnedQATConfig
+
+    quantize_(model, LearnedQATConfig("w4a16_g32", step="prepare"))
+    train(model)
+    quantize_(model, LearnedQATConfig("w4a16_g32", step="convert"))  # torchao tensors with the learned scales
+
+:func:`prepare` does the same for a whole model by the targets of a scheme, and reports every module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+from torchao.core.config import AOBaseConfig
+from torchao.quantization import quantize_
+from torchao.quantization.qat import FakeQuantizedEmbedding, FakeQuantizedLinear
+from torchao.quantization.transform_module import register_quantize_module_handler
+
+from qat.convert import convert_module
+from qat.errors import InputError
+from qat.fake_quant import FakeQuantizeConfig, FakeQuantizer
+from qat.fake_quant.base import Layout
+from qat.fake_quant.dynamic import Dynamic
+from qat.fake_quant.lsq import LSQ, LSQFakeQuantizer
+from qat.grid import group_count
+from qat.models.outputs import head_names, tied_groups
+from qat.observers import Observer
+from qat.observers.mse import MSE
+from qat.prepare_report import ModuleRow, PrepareReport
+from qat.schedule import PrecisionState
+from qat.scheme import Scheme, match, preset
+
+Host = FakeQuantizedLinear | FakeQuantizedEmbedding
+
+
+@dataclass
+class LearnedQATConfig(AOBaseConfig):  # type: ignore[misc]
+    """torchao config that inserts fake quantizers with learnable ranges, and converts them.
+
+    torchao's ``filter_fn`` picks the modules (by default every ``nn.Linear``), this config says what they become.
+
+    Args:
+        scheme: a preset's name, a :class:`Scheme` of one group, or a compressed-tensors ``QuantizationScheme``.
+        fake_quantizer: options of the quantizer of weights and static activations.
+        observer: sets the first clip range of the weights.
+        scale_format: for a bare ``QuantizationScheme``; a preset or ``Scheme`` brings its own.
+        step: ``prepare`` before training, ``convert`` after it.
+
+    Raises:
+        InputError: a scheme of several groups (use :func:`prepare`), an unknown preset or step.
+    """
+
+    scheme: str | Scheme | QuantizationScheme
+    fake_quantizer: FakeQuantizeConfig = field(default_factory=LSQ)
+    observer: Observer = field(default_factory=MSE)
+    scale_format: str = "bf16"
+    step: Literal["prepare", "convert"] = "prepare"
+
+    def __post_init__(self) -> None:
+        if self.step not in ("prepare", "convert"):
+            raise InputError(f"step is '{self.step}'; allowed are prepare, convert")
+        if isinstance(self.scheme, str):
+            self.scheme = preset(self.scheme)
+        if isinstance(self.scheme, Scheme):
+            groups = list(self.scheme.config_groups.values())
+            if len(groups) != 1:
+                raise InputError(f"the scheme has {len(groups)} groups; quantize_ takes one, use qat.prepare.prepare")
+            self.scale_format = self.scheme.scale_format
+            self.scheme = groups[0]
+
+
+@register_quantize_module_handler(LearnedQATConfig)
+def _learned_qat_transform(module: nn.Module, config: LearnedQATConfig) -> nn.Module:
+    if config.step == "convert":
+        return convert_module(module)
+    assert isinstance(config.scheme, QuantizationScheme)
+    host = make_host(module)
+    weights, inputs = config.scheme.weights, config.scheme.input_activations
+    layout = Layout(*group_count(tuple(module.weight.shape), weights))
+    host.weight_fake_quantizer = config.fake_quantizer.build(weights, layout, config.scale_format)
+    host.weight_fake_quantizer.to(module.weight.device)
+    host.weight_fake_quantizer.init_range(config.observer, module.weight)
+    if inputs is not None:
+        build = Dynamic() if inputs.dynamic else config.fake_quantizer
+        layout = Layout(1, 1, module.weight.shape[1], activation=True)
+        host.activation_fake_quantizer = build.build(inputs, layout, "fp32").to(module.weight.device)
+    host.quantization_scheme = config.scheme
+    return host
+
+
+def make_host(module: nn.Module) -> Host:
+    """An empty torchao host with the module's own parameters: nothing is copied and no random number is drawn."""
+    if isinstance(module, Host):
+        raise InputError("the module is prepared already; prepare a model once")
+    if type(module) is nn.Linear:
+        host: Host = FakeQuantizedLinear(
+            module.in_features, module.out_features, module.bias is not None, device="meta"
+        )
+        host.bias = module.bias
+    elif isinstance(module, nn.Embedding):
+        host = FakeQuantizedEmbedding(
+            module.num_embeddings, module.embedding_dim, module.padding_idx, module.max_norm,
+            module.norm_type, module.scale_grad_by_freq, module.sparse, device="meta",
+        )  # fmt: skip
+        # Some models scale their embedding (Gemma): a plain host would drop that.
+        if type(module).forward is not nn.Embedding.forward:
+            raise InputError(f"{type(module).__name__} has a forward pass of its own; leave it out of the scheme")
+    else:
+        raise InputError(f"{type(module).__name__} cannot be fake-quantized; allowed are nn.Linear and nn.Embedding")
+    host.weight = module.weight
+    return host.train(module.training)
+
+
+def prepare(
+    model: nn.Module,
+    scheme: Scheme,
+    fake_quantizer: FakeQuantizeConfig | None = None,
+    observer: Observer | None = None,
+) -> PrepareReport:
+    """Insert the fake quantizers of ``scheme`` into ``model``, in place.
+
+    Quantizing one of two tied weights quantizes both with one quantizer, so they stay tied.
+
+    Args:
+        model: a transformers model, or any module.
+        scheme: what to quantize.
+        fake_quantizer: default LSQ.
+        observer: sets the first weight ranges; default MSE search.
+
+    Returns:
+        What was quantized, what was not, and why.
+
+    Raises:
+        InputError: a target that matches nothing, a group size that does not fit, tied weights on different grids.
+    """
+    heads = head_names(model) if hasattr(model, "get_output_embeddings") else set()
+    matched = match(scheme, model, heads)
+    groups: list[tuple[QuantizationScheme, list[str]]] = []
+    for name, group in matched.items():
+        known = next((names for other, names in groups if other == group), None)
+        if known is None:
+            groups.append((group, [name]))
+        else:
+            known.append(name)
+    before = _rows_before(model)
+    ties = tied_groups(model)
+    for group, names in groups:
+        config = LearnedQATConfig(group, fake_quantizer or LSQ(), observer or MSE(), scheme.scale_format)
+        chosen = set(names)
+        quantize_(model, config, filter_fn=lambda _, name: name in chosen)  # noqa: B023 (called at once)
+    reasons = _tie_quantizers(model, ties)
+    return _report(model, before, heads, reasons)
+
+
+def _tie_quantizers(model: nn.Module, ties: list[list[str]]) -> dict[str, str]:
+    """Give modules with one weight one weight quantizer; returns why each follower was quantized."""
+    reasons: dict[str, str] = {}
+    for parameter_names in ties:
+        names = [name.removesuffix(".weight") for name in parameter_names if name.endswith(".weight")]
+        modules = {name: model.get_submodule(name) for name in names}
+        owned = {name: module.weight_fake_quantizer for name, module in modules.items() if _quantized(module)}
+        if not owned or len(names) < 2:
+            continue
+        first, shared = next(iter(owned.items()))
+        for name, quantizer in owned.items():
+            if quantizer.args != shared.args:
+                raise InputError(f"{name} and {first} share one weight but have different grids; give them the same")
+        for name, module in modules.items():
+            if not isinstance(module, Host):
+                module = make_host(module)
+                module.quantization_scheme = model.get_submodule(first).quantization_scheme.model_copy(
+                    update={"input_activations": None}
+                )
+                model.set_submodule(name, module)
+                reasons[name] = f"tied to {first}"
+            module.weight_fake_quantizer = shared
+    return reasons
+
+
+def _quantized(module: nn.Module) -> bool:
+    return getattr(module, "weight_fake_quantizer", None) is not None
+
+
+def hosts(model: nn.Module) -> dict[str, Host]:
+    """Every fake-quantized module by full name, in model order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Host)}
+
+
+def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
+    """Every fake quantizer by full name; one shared by tied weights appears once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantizer)}
+
+
+def range_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The learned clip ranges with their names."""
+    owners = quantizers(model).items()
+    named = [(f"{owner}.{name}", p) for owner, q in owners for name, p in q.named_parameters(recurse=False)]
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
+
+
+def uncalibrated(model: nn.Module) -> list[str]:
+    """Static activation quantizers that have no range yet."""
+    static = [(n, q) for n, q in quantizers(model).items() if isinstance(q, LSQFakeQuantizer) and q.activation]
+    return [name for name, quantizer in static if not quantizer.has_range]
+
+
+def block_index(name: str) -> int | None:
+    """Index of the transformer block that holds the module ``name``, or None outside the blocks.
+
+    Example:
+        >>> block_index("model.layers.3.mlp.down_proj")
+        3
+    """
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+@torch.no_grad()
+def apply_state(model: nn.Module, state: PrecisionState) -> None:
+    """Write ``state`` into the buffers of every fake quantizer.
+
+    Modules outside the blocks (embedding, head) are quantized when every block is.
+    """
+    named = hosts(model)
+    indices = {name: block_index(name) for name in named}
+    active = state.quantized_blocks(1 + max((i for i in indices.values() if i is not None), default=-1))
+    for name, host in named.items():
+        index = indices[name]
+        on = state.blocks >= 1.0 if index is None else index in active
+        for quantizer, enabled in (
+            (host.weight_fake_quantizer, state.weights and on),
+            (getattr(host, "activation_fake_quantizer", None), state.activations and on),
+        ):
+            if quantizer is not None:
+                own = quantizer.args.num_bits
+                bits = max(own, state.weight_bits or own) if quantizer is host.weight_fake_quantizer else own
+                quantizer.set_precision(bits, enabled, state.mix, state.observe)
+
+
+def _rows_before(model: nn.Module) -> list[tuple[str, str, int]]:
+    """Name, class and own parameters of every module that has some; a shared parameter counts once."""
+    seen: set[int] = set()
+    rows = []
+    for name, module in model.named_modules():
+        own = [p for p in module.parameters(recurse=False)]
+        fresh = [p for p in own if id(p) not in seen]
+        seen.update(id(p) for p in fresh)
+        if own:
+            rows.append((name, type(module).__name__, sum(p.numel() for p in fresh)))
+    return rows
+
+
+def _report(
+    model: nn.Module,
+    before: list[tuple[str, str, int]],
+    heads: set[str],
+    reasons: dict[str, str],
+) -> PrepareReport:
+    rows = []
+    for name, kind, parameters in before:
+        module = model.get_submodule(name)
+        if isinstance(module, Host):
+            why = reasons.get(name, "")
+            rows.append(ModuleRow(name, kind, parameters, module.quantization_scheme, why))
+        else:
+            rows.append(ModuleRow(name, kind, parameters, None, _why_left(name, kind, heads)))
+    return PrepareReport(rows)
+
+
+def _why_left(name: str, kind: str, heads: set[str]) -> str:
+    if kind not in ("Linear", "Embedding"):
+        return "has no grid"
+    return "output head, not named" if name in heads else "not targeted, or ignored"

@@ -1,0 +1,52 @@
+"""Restore: a quantized checkpoint -> a model that computes with its values, to evaluate or to go on from."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat.errors import InputError
+from qat.fake_quant.base import FakeQuantizeConfig, Layout
+from qat.fake_quant.dynamic import Dynamic
+from qat.fake_quant.fixed import Fixed
+from qat.models.build import from_config
+from qat.prepare import Host, make_host
+
+
+@torch.no_grad()
+def restore(checkpoint: QuantizedCheckpoint) -> nn.Module:
+    """Build the model of a checkpoint: float32 weights on their grids, activations rounded as in training.
+
+    The logits are those of the prepared model that was frozen, bit for bit on the same machine.
+
+    Raises:
+        InputError: the checkpoint lacks a tensor of its model, or has one too many, which is named.
+    """
+    model = from_config(checkpoint.config, checkpoint.task)  # type: ignore[arg-type]
+    state = dict(checkpoint.rest)
+    for name, entry in checkpoint.weights.items():
+        state[f"{name}.weight"] = entry.grid.value()
+    for names in checkpoint.tied:
+        state |= {name: state[names[0]] for name in names[1:]}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        name, what = (missing[0], "lacks") if missing else (unexpected[0], "has one tensor too many:")
+        raise InputError(f"the checkpoint {what} {name}; it was made for another version of the model")
+    for name, entry in checkpoint.weights.items():
+        if entry.scheme.input_activations is not None:
+            model.set_submodule(name, _with_activation(model.get_submodule(name), entry))
+    return model.eval()
+
+
+def _with_activation(module: nn.Module, entry: QuantizedWeight) -> Host:
+    host = make_host(module)
+    inputs = entry.scheme.input_activations
+    assert inputs is not None
+    layout = Layout(1, 1, module.weight.shape[1], activation=True)
+    config: FakeQuantizeConfig = Dynamic()
+    if not inputs.dynamic:
+        assert entry.input_scale is not None
+        config = Fixed(entry.input_scale, entry.input_zero_point)
+    host.activation_fake_quantizer = config.build(inputs, layout, "fp32")
+    return host.eval()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.engines.transformers import TransformersEngine
+from qat.errors import InputError
+from qat.evaluate.parity import max_logit_difference, parity
+from qat.export.compressed_tensors import CompressedTensorsExporter
+from qat.models.build import quiet
+from qat.paths import assets_dir
+from qat.prepare import prepare
+from qat.restore import restore
+from qat.scheme import Scheme, preset
+
+VOCABULARY = 96
+TOKENS = torch.randint(VOCABULARY, (3, 24), generator=torch.Generator().manual_seed(0))
+DYNAMIC = {"num_bits": 8, "strategy": "token", "dynamic": True}
+
+
+def llama(tied: bool = False) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, dtype="float32",
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def weights(bits: int, strategy: str = "channel", symmetric: bool = True) -> dict:
+    size = 32 if strategy == "group" else None
+    return {"num_bits": bits, "strategy": strategy, "group_size": size, "symmetric": symmetric}
+
+
+def one(targets: list[str], args: dict, inputs: dict | None = None, scale_format: str = "bf16") -> Scheme:
+    group = {"targets": targets, "weights": args, "input_activations": inputs}
+    return Scheme({"all": group}, scale_format=scale_format)
+
+
+def frozen(scheme: Scheme, tied: bool = False) -> QuantizedCheckpoint:
+    model = llama(tied)
+    prepare(model, scheme)
+    return QuantizedCheckpoint.freeze(model, scheme)
+
+
+def dequantized(checkpoint: QuantizedCheckpoint, tied: bool = False) -> LlamaForCausalLM:
+    """A float Llama with ``(code - zero_point) * scale`` in place of its weights: what a weight-only export means."""
+    model = llama(tied)
+    with torch.no_grad():
+        for name, entry in checkpoint.weights.items():
+            model.get_submodule(name).weight.copy_(entry.grid.value())
+    return model
+
+
+def exported(checkpoint: QuantizedCheckpoint, directory: Path) -> Path:
+    exporter = CompressedTensorsExporter()
+    exporter.write(checkpoint, directory)
+    assert parity(checkpoint, exporter.read(directory)).exact
+    return directory
+
+
+def loaded(directory: Path) -> TransformersEngine:
+    engine = TransformersEngine()
+    engine.load(directory)
+    return engine
+
+
+MIXED_ZERO_POINTS = Scheme(
+    {
+        "attention": {"targets": ["re:.*self_attn.*"], "weights": weights(2, "group", False)},
+        "other": {"targets": ["Linear"], "weights": weights(4)},
+    }
+)
+WEIGHT_ONLY = {
+    "w4a16_g32": (preset("w4a16_g32"), "from_pretrained"),
+    "w3a16_g32": (preset("w3a16_g32"), "from_pretrained"),
+    "w2a16_g32": (preset("w2a16_g32"), "from_pretrained"),
+    "w8a16": (preset("w8a16"), "from_pretrained"),
+    "w4a16_g32_asym": (preset("w4a16_g32_asym"), "assembled"),
+    "w3 tensor asym": (one(["Linear"], weights(3, "tensor", False)), "from_pretrained"),
+    "mixed zero points": (MIXED_ZERO_POINTS, "assembled"),
+    "embedding": (one(["Linear", "Embedding"], weights(4)), "assembled"),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("name", WEIGHT_ONLY)
+def test_weight_only_exports_are_the_dequantized_float_model(tmp_path, name, tied):
+    scheme, how = WEIGHT_ONLY[name]
+    checkpoint = frozen(scheme, tied)
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
+    assert f"({how}, float32)" in engine.description
+    assert max_logit_difference(engine.logits, dequantized(checkpoint, tied), TOKENS) == 0.0
+    assert max_logit_difference(engine.logits, llama(tied), TOKENS) > 1e-3  # it is not simply the float model
+    assert (engine.model.lm_head.weight is engine.model.model.embed_tokens.weight) == tied
+
+
+@pytest.mark.parametrize("name", ["w8a8", "w4a8_g32"])
+def test_dynamic_activations_are_rounded_by_the_engine(tmp_path, name):
+    checkpoint = frozen(preset(name))
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
+    assert "from_pretrained" in engine.description
+    assert max_logit_difference(engine.logits, dequantized(checkpoint), TOKENS) > 1e-4
+    assert max_logit_difference(engine.logits, restore(checkpoint), TOKENS) <= 1e-4
+
+
+def test_several_groups_find_their_modules(tmp_path):
+    scheme = Scheme(
+        {
+            "attention": {"targets": ["re:.*self_attn.*"], "weights": weights(4, "group")},
+            "other": {"targets": ["Linear"], "weights": weights(8), "input_activations": DYNAMIC},
+        }
+    )
+    checkpoint = frozen(scheme)
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
+    assert "from_pretrained" in engine.description
+    assert max_logit_difference(engine.logits, restore(checkpoint), TOKENS) <= 1e-4
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
+def test_static_activations_are_rounded_to_the_stored_scale(tmp_path, symmetric):
+    inputs = {"num_bits": 8, "strategy": "tensor", "dynamic": False, "symmetric": symmetric}
+    checkpoint = frozen(one(["Linear"], weights(8)))
+    zero_point = None if symmetric else torch.tensor([5], dtype=torch.int8)
+    for name, entry in checkpoint.weights.items():
+        scheme = one(["Linear"], weights(8), inputs).config_groups["all"]
+        checkpoint.weights[name] = dataclasses.replace(
+            entry, scheme=scheme, input_scale=torch.tensor([0.02]), input_zero_point=zero_point
+        )
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
+
+    reference = dequantized(checkpoint)
+    zero = 0 if zero_point is None else int(zero_point)
+
+    def round_input(_: nn.Module, args: tuple) -> tuple:
+        return (torch.fake_quantize_per_tensor_affine(args[0], 0.02, zero, -128, 127),)
+
+    for name in checkpoint.weights:
+        reference.get_submodule(name).register_forward_pre_hook(round_input)
+    assert max_logit_difference(engine.logits, reference, TOKENS) <= 1e-4
+    assert max_logit_difference(engine.logits, dequantized(checkpoint), TOKENS) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        one(["Linear"], weights(4, "group", False), scale_format="fp32"),
+        one(["Linear", "Embedding"], weights(4), scale_format="fp32"),
+    ],
+    ids=["zero points", "embedding"],
+)
+def test_a_plain_from_pretrained_loads_what_the_engine_assembles(tmp_path, scheme):
+    """``dequantize`` in ``config.json`` makes the call that every user writes work, tied weights included."""
+    checkpoint = frozen(scheme, tied=True)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(exported(checkpoint, tmp_path / "out"), dtype=torch.float32)
+    assert max_logit_difference(model, dequantized(checkpoint, tied=True), TOKENS) == 0.0
+
+
+def test_sharded_exports_load(tmp_path):
+    checkpoint = frozen(preset("w4a16_g32"))
+    CompressedTensorsExporter(max_shard_size="20KB").write(checkpoint, tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+    assert max_logit_difference(loaded(tmp_path / "out").logits, dequantized(checkpoint), TOKENS) == 0.0
+
+
+def test_loss_and_text(tmp_path):
+    checkpoint = frozen(preset("w4a16_g32"))
+    directory = exported(checkpoint, tmp_path / "out")
+    if not (assets_dir() / "tiny_llama/tokenizer.json").is_file():
+        pytest.skip("the embedded tokenizer is not there")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(assets_dir() / "tiny_llama" / name, directory / name)
+    engine = loaded(directory)
+    blocks = [{"input_ids": row, "labels": row} for row in TOKENS]
+    with torch.no_grad():
+        expected = dequantized(checkpoint)(input_ids=TOKENS, labels=TOKENS).loss.item()
+    assert engine.loss(blocks, batch_size=2) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(InputError, match="dtype 'fp32'"):
+        TransformersEngine(dtype="fp32")
+    with pytest.raises(InputError, match="call load"):
+        TransformersEngine().logits(TOKENS)
+    with pytest.raises(InputError, match="no config.json"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["w4a16_g32", "w4a16_g32_asym"])
+def test_a_missing_tensor_is_an_error_and_not_a_random_weight(tmp_path, name):
+    directory = exported(frozen(preset(name)), tmp_path / "out")
+    tensors = load_file(directory / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        loaded(directory)
+
+
+def test_a_config_of_another_shape_is_an_error(tmp_path):
+    directory = exported(frozen(preset("w4a16_g32")), tmp_path / "out")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    with pytest.raises(InputError, match="cannot load"):
+        loaded(directory)

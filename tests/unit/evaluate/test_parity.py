@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from qat.evaluate.parity import max_logit_difference, parity
+from qat.grid import Grid
+
+
+def grid(**changes) -> Grid:
+    parts = {
+        "codes": torch.tensor([[1, -2, 3], [4, 5, -6]], dtype=torch.int8),
+        "scale": torch.tensor([[0.5], [0.25]], dtype=torch.bfloat16),
+        "zero_point": torch.tensor([[1], [-1]], dtype=torch.int8),
+    }
+    return Grid(**{**parts, **changes})
+
+
+def checkpoint(**grids: Grid):
+    return SimpleNamespace(weights={name: SimpleNamespace(grid=value) for name, value in grids.items()})
+
+
+def test_equal_grids_are_exact():
+    result = parity(checkpoint(a=grid(), b=grid(zero_point=None)), {"a": grid(), "b": grid(zero_point=None)})
+    assert result.exact and result.tensors == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({"codes": torch.tensor([[1, -2, 3], [4, 0, 0]], dtype=torch.int8)}, (2, 0, 0)),
+        ({"codes": torch.zeros(3, 2, dtype=torch.int8)}, (6, 0, 0)),
+        ({"zero_point": torch.tensor([[1], [0]], dtype=torch.int8)}, (0, 1, 0)),
+        ({"zero_point": None}, (0, 2, 0)),
+        ({"scale": torch.tensor([[0.5], [0.251]], dtype=torch.bfloat16)}, (0, 0, 1)),
+        ({"scale": torch.tensor([[0.5], [0.25]])}, (0, 0, 2)),  # the same numbers in another dtype
+        ({"scale": torch.tensor([[0.5], [-0.25]], dtype=torch.bfloat16)}, (0, 0, 1)),
+    ],
+)
+def test_every_difference_is_counted(changes, counts):
+    result = parity(checkpoint(a=grid()), {"a": grid(**changes)})
+    assert (result.mismatched_codes, result.mismatched_zero_points, result.mismatched_scales) == counts
+    assert not result.exact
+
+
+def test_scales_are_compared_in_their_bits():
+    scale = torch.tensor([[0.0], [math.nan]])
+    assert parity(checkpoint(a=grid(scale=scale)), {"a": grid(scale=scale.clone())}).exact
+    negative = parity(checkpoint(a=grid(scale=scale)), {"a": grid(scale=torch.tensor([[-0.0], [math.nan]]))})
+    assert negative.mismatched_scales == 1
+
+
+def test_missing_and_unexpected_modules_are_mismatches():
+    result = parity(checkpoint(a=grid(), b=grid()), {"b": grid(), "c": grid(zero_point=None)})
+    assert result.missing == ("a",) and result.unexpected == ("c",)
+    assert (result.mismatched_codes, result.mismatched_zero_points, result.mismatched_scales) == (12, 2, 4)
+
+
+def test_max_logit_difference():
+    tokens = torch.tensor([[0, 1]])
+    logits = torch.zeros(1, 2, 3)
+    other = logits.clone()
+    other[0, 1, 2] = -0.5
+    assert max_logit_difference(lambda _: logits, lambda _: other, tokens) == 0.5
+    assert max_logit_difference(lambda _: logits, lambda _: logits, tokens) == 0.0
+    other[0, 0, 0] = math.nan
+    assert max_logit_difference(lambda _: logits, lambda _: other, tokens) == math.inf

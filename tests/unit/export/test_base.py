@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from safetensors import SafetensorError
+
+from qat.errors import InputError, RunError
+from qat.export.base import Exporter, folder_bytes, is_disk_full
+
+
+class Text(Exporter):
+    """Writes one file; ``fails`` is raised half-way."""
+
+    name = "text"
+
+    def __init__(self, fails: BaseException | None = None) -> None:
+        self.fails = fails
+
+    def takes(self, checkpoint) -> None:
+        if checkpoint.weights == {}:
+            raise InputError("nothing to write")
+
+    def write_files(self, checkpoint, directory: Path) -> None:
+        (directory / "half.txt").write_text("half")
+        if self.fails is not None:
+            raise self.fails
+        (directory / "whole.txt").write_text("whole")
+
+    def weight_bytes(self, checkpoint) -> int:
+        return 1_234_567
+
+    def read(self, directory: Path):
+        return {}
+
+
+CHECKPOINT = SimpleNamespace(weights={"a": 1})
+
+
+def test_the_folder_has_the_files_and_the_tokenizer(tmp_path):
+    source = tmp_path / "quantized"
+    source.mkdir()
+    for name in ("tokenizer.json", "generation_config.json", "model.safetensors", "manifest.json"):
+        (source / name).write_text(name)
+    Text().write(CHECKPOINT, tmp_path / "exports/text", source)
+    files = sorted(path.name for path in (tmp_path / "exports/text").iterdir())
+    assert files == ["generation_config.json", "half.txt", "tokenizer.json", "whole.txt"]
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["text"]
+    assert folder_bytes(tmp_path / "exports/text") == len("half") + len("whole") + len(
+        "tokenizer.json" + "generation_config.json"
+    )
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        Text().write(CHECKPOINT, tmp_path / "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["text", "mine.txt"]
+
+
+def test_what_the_format_cannot_hold_writes_nothing(tmp_path):
+    with pytest.raises(InputError, match="nothing to write"):
+        Text().write(SimpleNamespace(weights={}), tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["disk", "quota", "safetensors"],
+)
+def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(tmp_path, error):
+    with pytest.raises(RunError, match="no disk space left for .*text: the weights need 1,234,567 bytes"):
+        Text(fails=error).write(CHECKPOINT, tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_566))
+    exporter = Text(fails=AssertionError("must not write"))
+    with pytest.raises(RunError, match="no disk space left"):
+        exporter.write(CHECKPOINT, tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_567))
+    Text().write(CHECKPOINT, tmp_path / "text")
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), KeyboardInterrupt(), ValueError("bug")])
+def test_other_errors_pass_and_leave_nothing(tmp_path, error):
+    with pytest.raises(type(error)):
+        Text(fails=error).write(CHECKPOINT, tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_tokenizer_folder_is_named_and_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="tokenizer folder .*nowhere does not exist"):
+        Text().write(CHECKPOINT, tmp_path / "text", tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_are_no_full_disk():
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(ValueError("(os error 2)"))
