@@ -16,7 +16,7 @@ SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 @pytest.fixture
 def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
-    """Byte-level BPE; ``merges=0`` gives one token a byte, so that tests can count tokens by counting letters."""
+    """Byte-level BPE; ``merges=0`` gives one token a byte: count letters to count tokens."""
 
     def make(merges: int = 60, adds_bos: bool = False, **options: Any) -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.BPE())

@@ -14,7 +14,7 @@ from qat.errors import InputError
 
 def test_batches_are_the_permutations_in_a_row() -> None:
     orders = [permutation(3, epoch, 5).tolist() for epoch in range(3)]
-    stream = sum(orders, [])
+    stream = [index for order in orders for index in order]
     batches = list(StepSampler(5, 2, seed=3, total_batches=7))
     assert batches == [stream[i : i + 2] for i in range(0, 14, 2)]
 

@@ -66,7 +66,7 @@ def test_sections_end_at_the_first_line_end_after_their_size() -> None:
 def test_shares_of_one_book_partition_its_lines(book: Path) -> None:
     source = TextFiles([str(book)], validation_share=0.1, test_share=0.1)
     lines = {split: "".join(doc.text for doc in source.documents(split)).splitlines() for split in SPLITS}
-    assert sorted(sum(lines.values(), [])) == sorted(book.read_text().splitlines())
+    assert sorted(line for part in lines.values() for line in part) == sorted(book.read_text().splitlines())
     total = sum(map(len, lines.values()))
     assert all(0.05 < len(lines[split]) / total < 0.15 for split in ("validation", "test"))
 

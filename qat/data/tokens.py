@@ -1,0 +1,211 @@
+"""The token cache: a split is tokenized once, kept as a memory-mapped array and cut into blocks of any size.
+
+An entry is a folder named by the hash of what decides its content (documents, tokenizer, format)::
+
+    <cache>/tokens/<key>/tokens.bin   the ids of all documents in a row, uint16 or uint32, little endian
+                         trained.bin  one byte a token, 0 where it is not trained; left out when all are
+                         meta.json    counts, the dtype, the SHA-256 of each file and of itself
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch.utils.data import Dataset
+
+from qat import paths
+from qat.data.document import Source, Split
+from qat.data.packing import cut
+from qat.data.split import check_split
+from qat.data.tokenize import Encoded, Tokenizer, encode, tokenizer_fingerprint
+from qat.errors import InputError, RunError
+
+# Part of every key. Raise it when the files below or what `encode` makes of a document change.
+_FORMAT = 1
+_IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's default ignore_index
+_log = logging.getLogger("qat.data")
+
+
+class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
+    """A cache entry seen as blocks of ``block_size`` tokens; the tail that fills no block is left out.
+
+    Item ``i`` is ``{"input_ids": int64 [block_size], "labels": int64 [block_size]}``. Labels are the ids
+    themselves, not shifted, and -100 where a token is not trained.
+
+    Attributes:
+        block_size: tokens a block.
+        num_tokens: tokens of the split, the dropped tail included.
+        fingerprint: SHA-256 (hex) of the ids, of which are trained, and of the block size: equal fingerprints
+            mean equal items.
+    """
+
+    def __init__(self, folder: Path, block_size: int) -> None:
+        self.folder = folder
+        self.block_size = block_size
+        meta = _read_meta(folder)
+        self.num_tokens: int = meta["tokens"]
+        name = f"the {meta['split']} split"
+        self._ids = cut(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"), block_size, name)
+        self._trained: npt.NDArray[Any] | None = None
+        if "trained.bin" in meta["files"]:
+            self._trained = cut(np.memmap(folder / "trained.bin", np.bool_, mode="r"), block_size, name)
+        content = json.dumps([meta["dtype"], meta["files"], block_size], sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        input_ids = torch.from_numpy(self._ids[index].astype(np.int64))
+        labels = input_ids.clone()
+        if self._trained is not None:
+            labels[torch.from_numpy(~self._trained[index])] = _IGNORED_LABEL
+        return {"input_ids": input_ids, "labels": labels}
+
+    def __reduce__(self) -> tuple[type[TokenBlocks], tuple[Path, int]]:
+        # A spawned data worker maps the files itself: pickling a memmap would send it the whole array.
+        return type(self), (self.folder, self.block_size)
+
+
+def build_tokens(
+    source: Source, tokenizer: Tokenizer, split: Split, block_size: int, cache_dir: Path | None = None
+) -> TokenBlocks:
+    """Tokenize a split, or find it in the cache, and cut it into blocks.
+
+    Safe to call from several processes at once: one builds, the others wait and use what it built. An entry
+    that is damaged or was left unfinished is built again, with a warning.
+
+    Args:
+        source: where the documents come from.
+        tokenizer: a transformers tokenizer.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        block_size: tokens a block.
+        cache_dir: default :func:`qat.paths.cache_dir`.
+
+    Raises:
+        InputError: if the documents cannot be read or tokenized, do not fill a block, or have no trained
+            token.
+        RunError: if the cache cannot be written.
+    """
+    check_split(split)
+    if tokenizer is None:
+        raise InputError(
+            "the model has no tokenizer to make tokens with; set model.tokenizer=<folder or hub id>"
+        )
+    identity = {
+        "format": _FORMAT,
+        "split": split,
+        "source": source.fingerprint(split),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    entry = (cache_dir or paths.cache_dir()) / "tokens" / key[:32]
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{entry}.lock"):
+            if not _is_intact(entry):
+                _build(entry, source, tokenizer, split)
+            return TokenBlocks(entry, block_size)
+    except OSError as error:
+        raise RunError(
+            f"the token cache {entry} cannot be written: {error.strerror or error}; "
+            "free some space or set QAT_CACHE to another folder"
+        ) from error
+
+
+def _build(entry: Path, source: Source, tokenizer: Tokenizer, split: Split) -> None:
+    """Write an entry beside its final place, then rename it. The caller holds the entry's lock."""
+    for leftover in (entry, *entry.parent.glob(f".{entry.name}.*.tmp")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = paths.temporary_beside(entry)
+    try:
+        dtype = np.dtype("<u2" if max(tokenizer.get_vocab().values()) < 2**16 else "<u4")
+        _write(temporary, encode(source.documents(split), tokenizer), dtype, split)
+        paths.publish(temporary, entry)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, encoded: Iterable[Encoded], dtype: np.dtype[Any], split: Split) -> None:
+    tokens = trained_tokens = 0
+    ids_path, trained_path = folder / "tokens.bin", folder / "trained.bin"
+    with ids_path.open("wb") as ids_file, trained_path.open("wb") as trained_file, _progress() as progress:
+        task = progress.add_task(f"Tokenizing {split}", total=None, tokens=0)
+        for ids, trained in encoded:
+            ids_file.write(ids.astype(dtype).tobytes())
+            trained_file.write(trained.tobytes())
+            tokens += len(ids)
+            trained_tokens += int(trained.sum())
+            progress.update(task, tokens=tokens)
+    if trained_tokens == 0:
+        raise InputError(
+            f"the {split} split has {tokens} tokens and none of them is trained; give other data"
+        )
+    if trained_tokens == tokens:
+        trained_path.unlink()
+    files = {path.name: _sha256(path) for path in (ids_path, trained_path) if path.exists()}
+    meta = {
+        "split": split,
+        "tokens": tokens,
+        "trained_tokens": trained_tokens,
+        "dtype": dtype.str,
+        "files": files,
+    }
+    (folder / "meta.json").write_text(json.dumps({**meta, "sha256": _meta_sha256(meta)}, indent=2))
+
+
+def _is_intact(entry: Path) -> bool:
+    """Whether an entry exists and every byte of it is as it was written."""
+    if not entry.exists():
+        return False
+    try:
+        for name, sha256 in _read_meta(entry)["files"].items():
+            if _sha256(entry / name) != sha256:
+                raise ValueError(f"{name} does not have the checksum it was written with")
+    except (OSError, ValueError) as error:
+        _log.warning("the token cache entry %s is damaged and is built again: %s", entry, error)
+        return False
+    return True
+
+
+def _read_meta(entry: Path) -> dict[str, Any]:
+    """Read ``meta.json``; ValueError if it is not what was written."""
+    meta: dict[str, Any] = json.loads((entry / "meta.json").read_bytes())
+    if not isinstance(meta, dict) or meta.pop("sha256", None) != _meta_sha256(meta):
+        raise ValueError("meta.json does not have the checksum it was written with")
+    return meta
+
+
+def _meta_sha256(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _progress() -> Progress:
+    """Tokens done and time taken, on a terminal only."""
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}: {task.fields[tokens]:,} tokens"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
