@@ -30,10 +30,17 @@ DYNAMIC = {"num_bits": 8, "strategy": "token", "dynamic": True}
 def llama(tied: bool = False) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=tied, dtype="float32",
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        dtype="float32",
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -54,7 +61,7 @@ def frozen(scheme: Scheme, tied: bool = False) -> QuantizedCheckpoint:
 
 
 def dequantized(checkpoint: QuantizedCheckpoint, tied: bool = False) -> LlamaForCausalLM:
-    """A float Llama with ``(code - zero_point) * scale`` in place of its weights: what a weight-only export means."""
+    """A float Llama with ``(code - zero_point) * scale`` as its weights: what a weight-only export means."""
     model = llama(tied)
     with torch.no_grad():
         for name, entry in checkpoint.weights.items():
@@ -163,7 +170,9 @@ def test_a_plain_from_pretrained_loads_what_the_engine_assembles(tmp_path, schem
     """``dequantize`` in ``config.json`` makes the call that every user writes work, tied weights included."""
     checkpoint = frozen(scheme, tied=True)
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(exported(checkpoint, tmp_path / "out"), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            exported(checkpoint, tmp_path / "out"), dtype=torch.float32
+        )
     assert max_logit_difference(model, dequantized(checkpoint, tied=True), TOKENS) == 0.0
 
 

@@ -25,7 +25,8 @@ def checkpoint(**grids: Grid):
 
 def test_equal_grids_are_exact():
     result = parity(checkpoint(a=grid(), b=grid(zero_point=None)), {"a": grid(), "b": grid(zero_point=None)})
-    assert result.exact and result.tensors == 2
+    assert result.exact
+    assert result.tensors == 2
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,8 @@ def test_scales_are_compared_in_their_bits():
 
 def test_missing_and_unexpected_modules_are_mismatches():
     result = parity(checkpoint(a=grid(), b=grid()), {"b": grid(), "c": grid(zero_point=None)})
-    assert result.missing == ("a",) and result.unexpected == ("c",)
+    assert result.missing == ("a",)
+    assert result.unexpected == ("c",)
     assert (result.mismatched_codes, result.mismatched_zero_points, result.mismatched_scales) == (12, 2, 4)
 
 

@@ -1,0 +1,155 @@
+"""Load a compressed-tensors export with transformers.
+
+The plain ``from_pretrained`` is used wherever it is exact. transformers 5.23 cannot load packed zero points
+in place (compressed-tensors 0.20 gives them the shape of unpacked ones) nor quantized embeddings, and while
+dequantizing it rounds to the dtype of the scales. Such an export is assembled: the same transformers model,
+the weights from compressed-tensors' own decompressor in float32, its own rounding of activations.
+``description`` says which it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from compressed_tensors.quantization import apply_quantization_config
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from qat.engines.base import Engine
+from qat.errors import InputError
+from qat.evaluate import generate
+from qat.evaluate.forward import evaluating, outputs
+from qat.export.compressed_tensors import read_modules
+from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config
+from qat.export.ct_tensors import decompress
+from qat.export.files import read_config
+from qat.models.build import AUTO_CLASSES, detect_task, quiet, reason, torch_dtype
+from qat.models.loaded import Dtype
+from qat.models.tokenizer import load_tokenizer
+
+
+class TransformersEngine(Engine):
+    """transformers on CPU or GPU, from local files only.
+
+    Args:
+        dtype: dtype of the dequantized weights and the activations. float32 is what parity is stated in.
+        device: ``cpu``, ``cuda``, ...
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+
+    def __init__(self, dtype: Dtype = "float32", device: str = "cpu") -> None:
+        torch_dtype(dtype)
+        self.dtype: Dtype = dtype
+        self.device = device
+        self._how: Literal["from_pretrained", "assembled"] = "from_pretrained"
+        self._directory: Path | None = None
+        self._model: PreTrainedModel | None = None
+
+    @property
+    def description(self) -> str:
+        """See the base class."""
+        return f"transformers {transformers.__version__} ({self._how}, {self.dtype})"
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The loaded model.
+
+        Raises:
+            InputError: nothing is loaded yet.
+        """
+        if self._model is None:
+            raise InputError("the engine has no model: call load(directory) first")
+        return self._model
+
+    def load(self, directory: Path) -> None:
+        """See the base class; the head is the one that ``architectures`` in ``config.json`` names."""
+        directory = Path(directory)
+        raw = read_config(directory)
+        self._how = "from_pretrained" if _loads_in_place(raw) else "assembled"
+        plain = self._how == "from_pretrained"
+        try:
+            config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            self.task = detect_task(config)
+            with quiet(), _quiet_bars():
+                model = self._from_pretrained(directory) if plain else self._assembled(directory, config)
+        except InputError:
+            raise
+        except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"transformers cannot load {directory}: {reason(error)}") from error
+        self._directory = directory
+        self._model = model.eval()
+        self._model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper hides the signature
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """See the base class."""
+        with evaluating(self.model):
+            return outputs(self.model, tokens).float()
+
+    def generate(self, prompt: str, max_new_tokens: int = 40) -> str:
+        """See the base class; needs the tokenizer that the export carries."""
+        model = self.model
+        assert self._directory is not None
+        tokenizer: Any = load_tokenizer(self._directory)
+        return generate.generate(model, tokenizer, [prompt], max_new_tokens)[0]
+
+    def _from_pretrained(self, directory: Path) -> PreTrainedModel:
+        model, info = AUTO_CLASSES[self.task].from_pretrained(
+            directory,
+            dtype=torch_dtype(self.dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        for problem in ("missing_keys", "unexpected_keys"):
+            if names := sorted(info[problem]):
+                raise InputError(f"transformers reports {problem} in {directory}: {', '.join(names[:3])}")
+        # It would happen on the first forward pass: do it here, where its progress bar is held back.
+        model.hf_quantizer.compressor.decompress_model(model)
+        assert isinstance(model, PreTrainedModel)
+        return model
+
+    def _assembled(self, directory: Path, config: PreTrainedConfig) -> PreTrainedModel:
+        quantization, modules, state = read_modules(directory)
+        delattr(config, CONFIG_KEY)
+        with no_init_weights():
+            model = AUTO_CLASSES[self.task].from_config(config, dtype=torch_dtype(self.dtype))
+        assert isinstance(model, PreTrainedModel)
+        model.tie_weights()
+        apply_quantization_config(model, quantization)
+        for name, local in modules.items():
+            weight = decompress(local, group_of(quantization, name))
+            state |= {f"{name}.{part}": tensor for part, tensor in weight.items() if part != "weight_shape"}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        tied = {name for name in missing if _is_tied(model, name, state)}
+        if wrong := sorted({*missing, *unexpected} - tied):
+            raise InputError(f"{directory} does not fit its config.json: {', '.join(wrong[:3])}")
+        return model
+
+
+def _loads_in_place(raw: dict[str, Any]) -> bool:
+    """Whether transformers loads the file's own tensors, where it is exact."""
+    packed = any(packs_zero_points(group) for group in parse_config(raw).config_groups.values())
+    return not packed and not raw[CONFIG_KEY].get("dequantize")
+
+
+def _is_tied(model: PreTrainedModel, name: str, state: dict[str, Tensor]) -> bool:
+    """Whether the parameter ``name`` was filled under another name."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return any(parameters[other] is parameters.get(name) for other in state if other in parameters)
+
+
+@contextlib.contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """Hold back compressed-tensors' progress bars, which have no switch; errors are exceptions and pass."""
+    with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+        yield

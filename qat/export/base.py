@@ -1,0 +1,128 @@
+"""What every export format shares: a folder that is finished or absent, never half-written."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.errors import InputError, RunError
+from qat.grid import Grid
+from qat.paths import publish, temporary_beside
+
+SIDE_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files beside the weights that an engine reads and that quantization does not change."""
+
+
+class Exporter(ABC):
+    """Writes a quantized checkpoint as one file format, and reads it back.
+
+    A format is one subclass in one file and one YAML in ``configs/export``. It implements :meth:`takes`,
+    :meth:`write_files`, :meth:`weight_bytes` and :meth:`read`; :meth:`write` does what all share.
+    """
+
+    name: ClassVar[str]
+    """Name of the format: of its YAML and of its folder under ``exports/``."""
+
+    @abstractmethod
+    def takes(self, checkpoint: QuantizedCheckpoint) -> None:
+        """Return if this format can hold ``checkpoint``.
+
+        Raises:
+            InputError: it cannot, with the reason and what to do instead.
+        """
+
+    @abstractmethod
+    def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
+        """Write config and weights into the empty folder ``directory``."""
+
+    @abstractmethod
+    def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:
+        """Bytes that the weight files will need."""
+
+    @abstractmethod
+    def read(self, directory: Path) -> dict[str, Grid]:
+        """Read the grid of every quantized module back from the files, by full module name."""
+
+    def write(
+        self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None
+    ) -> None:
+        """Write ``checkpoint`` to the new folder ``directory``, whole or not at all.
+
+        Args:
+            checkpoint: what to write.
+            directory: must not exist; its parents are made.
+            tokenizer_dir: folder whose tokenizer and generation config are copied beside the weights.
+
+        Raises:
+            InputError: ``directory`` exists, or the format cannot hold the checkpoint.
+            RunError: no disk space; nothing is left behind.
+        """
+        directory = Path(directory)
+        self.takes(checkpoint)
+        needed = self.weight_bytes(checkpoint)
+        temporary: Path | None = None
+        try:
+            temporary = temporary_beside(directory)
+            free = shutil.disk_usage(temporary).free
+            if free < needed:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.write_files(checkpoint, temporary)
+            if tokenizer_dir is not None:
+                copy_side_files(Path(tokenizer_dir), temporary)
+            publish(temporary, directory)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise RunError(
+                f"no disk space left for {directory}: the weights need {needed:,} bytes; "
+                "free some or export to another disk"
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk or a quota is full.
+
+    safetensors writes from Rust and reports it in the text of an error of its own.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return f"os error {errno.ENOSPC}" in text or f"os error {errno.EDQUOT}" in text
+
+
+def copy_side_files(source: Path, directory: Path) -> None:
+    """Copy the tokenizer and the generation config that lie in ``source``.
+
+    Raises:
+        InputError: ``source`` is no folder.
+    """
+    if not source.is_dir():
+        raise InputError(f"tokenizer folder {source} does not exist")
+    for name in SIDE_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+
+
+def folder_bytes(directory: Path) -> int:
+    """Bytes of all files in ``directory``: what an upload of the export costs."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

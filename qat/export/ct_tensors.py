@@ -1,0 +1,100 @@
+"""Tensors of one module under compressed-tensors' local names (``weight_packed``, ``weight_scale``, ...)."""
+
+from __future__ import annotations
+
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from compressed_tensors.config import CompressionFormat
+from compressed_tensors.quantization import QuantizationScheme
+from torch import Tensor
+
+from qat.checkpoint import QuantizedWeight
+from qat.export.ct_config import module_scheme, packs_zero_points
+from qat.grid import Grid
+
+
+def compress(entry: QuantizedWeight) -> dict[str, Tensor]:
+    """What the file holds of one module: its integers as they are, packed by the library's own function."""
+    scheme, grid, bits = module_scheme(entry), entry.grid, entry.args.num_bits
+    zero_point = grid.zero_point
+    if zero_point is not None and packs_zero_points(scheme):
+        zero_point = pack_to_int32(zero_point, bits, 0)
+    small = {
+        "weight_scale": grid.scale,
+        "weight_zero_point": zero_point,
+        "input_scale": entry.input_scale,
+        "input_zero_point": entry.input_zero_point,
+    }
+    # Cloned: of tensors that share memory the writer keeps one, and it refuses a view of larger memory.
+    local = {name: tensor.clone() for name, tensor in small.items() if tensor is not None}
+    if scheme.format == CompressionFormat.pack_quantized:
+        packed = pack_to_int32(grid.codes, bits).clone()
+        return {**local, "weight_packed": packed, "weight_shape": torch.tensor(grid.codes.shape)}
+    return {**local, "weight": grid.codes}
+
+
+def compressed_bytes(entry: QuantizedWeight) -> int:
+    """Bytes of :func:`compress`'s tensors, without packing anything."""
+    scheme, grid, bits = module_scheme(entry), entry.grid, entry.args.num_bits
+    rows, columns = grid.codes.shape
+    total = grid.scale.nbytes
+    if scheme.format == CompressionFormat.pack_quantized:
+        total += rows * _word_bytes(columns, bits) + 2 * torch.int64.itemsize
+    else:
+        total += grid.codes.nbytes
+    if grid.zero_point is not None:
+        packed = packs_zero_points(scheme)
+        total += grid.scale.shape[-1] * _word_bytes(rows, bits) if packed else grid.zero_point.nbytes
+    return total + sum(t.nbytes for t in (entry.input_scale, entry.input_zero_point) if t is not None)
+
+
+def to_grid(local: dict[str, Tensor], scheme: QuantizationScheme) -> Grid:
+    """Integers and scale of one module, unpacked by the library's own function.
+
+    Args:
+        local: the module's tensors as they lie in the file.
+        scheme: its config group, with its format.
+    """
+    assert scheme.weights is not None
+    bits, scale, zero_point = scheme.weights.num_bits, local["weight_scale"], local.get("weight_zero_point")
+    if scheme.format != CompressionFormat.pack_quantized:
+        return Grid(local["weight"], scale, zero_point)
+    shape = torch.Size(local["weight_shape"].tolist())
+    if zero_point is not None and packs_zero_points(scheme):
+        zero_point = unpack_from_int32(zero_point, bits, torch.Size((shape[0], scale.shape[-1])), 0)
+    return Grid(unpack_from_int32(local["weight_packed"], bits, shape), scale, zero_point)
+
+
+def decompress(local: dict[str, Tensor], scheme: QuantizationScheme) -> dict[str, Tensor]:
+    """What compressed-tensors' own decompressor makes of one module, in float32.
+
+    The library computes in the dtype of the scale. Widened to float32, which loses nothing, a 16-bit scale
+    gives the exact product instead of one rounded to 16 bits.
+
+    Args:
+        local: the module's tensors as they lie in the file.
+        scheme: its config group, with its format.
+
+    Returns:
+        ``weight`` float32[out, in], ``weight_scale``, and the unpacked ``weight_zero_point`` if there is one.
+    """
+    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    wide = {**local, "weight_scale": local["weight_scale"].float()}
+    state: dict[str, Tensor] = compressor.decompress(wide, scheme)
+    return state
+
+
+def unpackable(entry: QuantizedWeight) -> bool:
+    """Whether compressed-tensors 0.20 can unpack the zero points again.
+
+    It views 4-bit words as bytes, which torch refuses for a single row of words of several groups.
+    """
+    grid, bits = entry.grid, entry.args.num_bits
+    one_word = packs_zero_points(module_scheme(entry)) and len(grid.codes) * bits <= 32
+    return not (one_word and bits == 4 and grid.scale.shape[-1] > 1)
+
+
+def _word_bytes(count: int, bits: int) -> int:
+    """Bytes of the int32 words that hold ``count`` codes back to back."""
+    return -(-count * bits // 32) * torch.int32.itemsize

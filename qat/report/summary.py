@@ -1,0 +1,171 @@
+"""The table that ends a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from qat.report.metrics import Metrics, QATQuality, Quality
+
+_NAMES = {"tuned_float": "tuned float", "base": "float"}
+_DASH = "-"
+
+
+def print_summary(metrics: Metrics, folder: Path | None = None, console: Console | None = None) -> None:
+    """Print :func:`summary` to ``console`` (default: standard output)."""
+    (console or Console()).print(summary(metrics, folder))
+
+
+def summary(metrics: Metrics, folder: Path | None = None) -> RenderableType:
+    """Quality of every model, recovery, exports, and where the results lie; fits 80 columns.
+
+    Args:
+        metrics: what the run measured.
+        folder: the run folder, named at the end.
+    """
+    parts: list[RenderableType] = [Text(), _quality_table(metrics), *_recovery_lines(metrics.qat)]
+    if metrics.exports:
+        parts += [Text(), _export_table(metrics), *_engine_lines(metrics)]
+    parts += _closing_lines(metrics, folder)
+    return Group(*parts)
+
+
+def human_bytes(count: int | None) -> str:
+    """``1234567`` -> ``1.23 MB`` (powers of 1000)."""
+    if count is None:
+        return _DASH
+    if count < 1000:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        size /= 1000
+        if size < 999.5 or unit == "TB":
+            break
+    return f"{size:.3g} {unit}"
+
+
+def _quality_table(metrics: Metrics) -> Table:
+    rows = list(_rows(metrics))
+    encoder = all(quality.loss is None for _, quality in rows)
+    table = _table(f"{metrics.model}, {metrics.scheme}")
+    table.add_column("model", overflow="fold", min_width=11)
+    headings = ["cosine", "MSE", "size"] if encoder else ["loss", "ppl", "Δ ppl", "top-1", "KL", "size"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    reference = metrics.tuned_float or metrics.base
+    if reference is not None and not encoder:
+        table.caption = f"Δ ppl: against the {'float' if metrics.tuned_float is None else 'tuned float'}"
+    for name, quality in rows:
+        cells = _encoder_cells(quality) if encoder else _language_cells(quality, reference)
+        table.add_row(
+            name, *cells, human_bytes(quality.bytes), style="bold" if quality is metrics.qat else None
+        )
+    return table
+
+
+def _rows(metrics: Metrics) -> Iterator[tuple[str, Quality]]:
+    if metrics.base is not None:
+        yield "float", metrics.base
+    if metrics.tuned_float is not None:
+        yield "tuned float", metrics.tuned_float
+    for method, quality in metrics.ptq.items():
+        yield f"PTQ {method} (tuned)" if quality.of == "tuned_float" else f"PTQ {method}", quality
+    if metrics.qat is not None:
+        yield "QAT", metrics.qat
+
+
+def _language_cells(quality: Quality, reference: Quality | None) -> list[str]:
+    delta = _DASH
+    if reference is not None and quality is not reference and quality.perplexity and reference.perplexity:
+        delta = _change(quality.perplexity / reference.perplexity)
+    return [
+        _number(quality.loss, "{:.4f}".format),
+        _number(quality.perplexity, _perplexity),
+        delta,
+        _number(quality.top1_agreement, "{:.1%}".format),
+        _number(quality.kl, "{:.4f}".format),
+    ]
+
+
+def _encoder_cells(quality: Quality) -> list[str]:
+    return [_number(quality.cosine, "{:.5f}".format), _number(quality.mse, "{:.3g}".format)]
+
+
+def _recovery_lines(qat: QATQuality | None) -> Iterator[Text]:
+    if qat is None:
+        return
+    against = _NAMES[qat.recovery_against]
+    for method, value in qat.recovery.items():
+        line = Text(f"recovery against PTQ {method} of {against}: ")
+        if value is None:
+            yield line.append(f"undefined, {qat.recovery_undefined.get(method, 'no loss')}", style="yellow")
+        else:
+            yield line.append(f"{value:.1%}", style="bold green" if value > 0 else "bold red")
+
+
+def _export_table(metrics: Metrics) -> Table:
+    table = _table("exports, re-read and loaded")
+    table.add_column("format", overflow="fold", min_width=11)
+    for heading in ("ppl", "tensors", "≠ codes", "≠ scales", "Δ logit", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, export in metrics.exports.items():
+        table.add_row(
+            name,
+            _number(export.perplexity, _perplexity),
+            str(export.tensors),
+            _count(export.mismatched_codes + export.mismatched_zero_points),
+            _count(export.mismatched_scales),
+            _number(export.max_logit_difference, "{:.1e}".format),
+            human_bytes(export.bytes),
+        )
+    return table
+
+
+def _engine_lines(metrics: Metrics) -> Iterator[Text]:
+    for name, export in metrics.exports.items():
+        if export.engine is not None:
+            yield Text(f"{name} was loaded by {export.engine}", style="dim")
+
+
+def _closing_lines(metrics: Metrics, folder: Path | None) -> Iterator[Text]:
+    train = metrics.train
+    facts = []
+    if train is not None and train.seconds is not None:
+        facts.append(f"training took {train.seconds:.0f} s")
+    if train is not None and train.tokens_per_second is not None:
+        facts.append(f"{train.tokens_per_second:,.0f} tokens/s")
+    if train is not None and train.peak_memory_bytes is not None:
+        facts.append(f"peak memory {human_bytes(train.peak_memory_bytes)}")
+    if facts:
+        yield Text()
+        yield Text(", ".join(facts), style="dim")
+    if folder is not None:
+        yield Text(f"results: {folder}", style="bold", overflow="fold")
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+
+
+def _count(mismatches: int) -> Text:
+    return Text(str(mismatches), style="green" if mismatches == 0 else "bold red")
+
+
+def _change(ratio: float) -> str:
+    return f"{ratio - 1:+.2%}" if ratio < 10 else f"x{ratio:,.0f}"
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def _number(value: float | None, form: Callable[[float], str]) -> str:
+    return _DASH if value is None else form(value)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from qat.report.metrics import ExportResult, Metrics, QATQuality, Quality, Train
+from qat.report.summary import human_bytes, print_summary
+
+BYTES = {"bytes": 901_000}
+FULL = Metrics(
+    model="tiny_llama",
+    scheme="w4a16_channel",
+    base=Quality(loss=1.8212, perplexity=6.179, top1_agreement=1.0, kl=0.0, bytes=3_812_000),
+    tuned_float=Quality(loss=1.7918, perplexity=6.0, top1_agreement=0.94, kl=0.021, bytes=3_812_000),
+    ptq={
+        "rtn": Quality(loss=1.8871, perplexity=6.6, top1_agreement=0.83, kl=0.11, of="tuned_float", **BYTES),
+        "awq": Quality(loss=8.9, perplexity=7332.0, top1_agreement=0.1, kl=5.11, of="tuned_float", **BYTES),
+    },
+    qat=QATQuality(
+        loss=1.8083,
+        perplexity=6.1,
+        top1_agreement=0.9,
+        kl=0.03,
+        recovery={"rtn": 0.827, "awq": None},
+        recovery_undefined={"awq": "PTQ lost nothing"},
+        recovery_against="tuned_float",
+        **BYTES,
+    ),
+    exports={
+        "compressed_tensors": ExportResult(
+            bytes=912_345,
+            tensors=29,
+            mismatched_codes=0,
+            mismatched_zero_points=2,
+            mismatched_scales=3,
+            max_logit_difference=1.2e-6,
+            engine="transformers 5.23.0",
+            perplexity=6.1,
+        )
+    },
+    train=Train(tokens_per_second=23512.2, peak_memory_bytes=1_212_000_000, seconds=142.2),
+)
+
+
+def text_of(metrics: Metrics, folder: Path | None = None, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_summary(metrics, folder, console)
+    return console.file.getvalue()
+
+
+def row(text: str, name: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.strip().startswith(name))
+    return line.split(name, 1)[1].split()
+
+
+def test_every_row_and_number_fits_80_columns():
+    text = text_of(FULL, Path("outputs/demo/w4a16_lsq/2026-11-24_08-30-11"))
+    assert row(text, "float ") == ["1.8212", "6.179", "+2.98%", "100.0%", "0.0000", "3.81", "MB"]
+    assert row(text, "tuned float") == ["1.7918", "6.000", "-", "94.0%", "0.0210", "3.81", "MB"]
+    assert row(text, "PTQ rtn (tuned)") == ["1.8871", "6.600", "+10.00%", "83.0%", "0.1100", "901", "kB"]
+    assert row(text, "PTQ awq (tuned)") == ["8.9000", "7,332", "x1,222", "10.0%", "5.1100", "901", "kB"]
+    assert row(text, "QAT") == ["1.8083", "6.100", "+1.67%", "90.0%", "0.0300", "901", "kB"]
+    assert row(text, "compressed_tensors ") == ["6.100", "29", "2", "3", "1.2e-06", "912", "kB"]
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_recovery_engine_cost_and_place_are_told():
+    text = text_of(FULL, Path("outputs/demo"))
+    assert "recovery against PTQ rtn of tuned float: 82.7%" in text
+    assert "recovery against PTQ awq of tuned float: undefined, PTQ lost nothing" in text
+    assert "compressed_tensors was loaded by transformers 5.23.0" in text
+    assert "training took 142 s, 23,512 tokens/s, peak memory 1.21 GB" in text
+    assert text.rstrip().endswith("results: outputs/demo")
+
+
+def test_a_run_with_little_measured_still_has_a_table():
+    text = text_of(Metrics(model="m", scheme="w8a8", qat=QATQuality(loss=1.0, perplexity=2.718)))
+    assert row(text, "QAT") == ["1.0000", "2.718", "-", "-", "-", "-"]
+    assert "exports" not in text
+
+
+def test_without_a_tuned_float_the_change_is_against_the_float():
+    base, qat = Quality(loss=0.69, perplexity=2.0), QATQuality(loss=1.1, perplexity=3.0)
+    text = text_of(Metrics(model="m", scheme="s", base=base, qat=qat))
+    assert row(text, "QAT")[2] == "+50.00%"
+    assert "Δ ppl: against the float" in text
+
+
+def test_an_encoder_shows_its_own_measures():
+    text = text_of(Metrics(model="minilm", scheme="w8a8", qat=QATQuality(cosine=0.99912, mse=1.2e-5)))
+    assert "cosine" in text
+    assert "ppl" not in text
+    assert row(text, "QAT") == ["0.99912", "1.2e-05", "-"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (901_000, "901 kB"), (999_600, "1 MB"),
+     (3_812_000, "3.81 MB"), (16_060_522_496, "16.1 GB"), (2 * 10**15, "2e+03 TB")],
+)  # fmt: skip
+def test_human_bytes(count, text):
+    assert human_bytes(count) == text
