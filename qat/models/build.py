@@ -118,7 +118,7 @@ def from_config(
     config: dict[str, Any],
     task: Task,
     dtype: Dtype = "float32",
-    attention: Attention = "sdpa",
+    attention: Attention | None = None,
 ) -> PreTrainedModel:
     """A model of the class that a saved ``config.json`` describes, all parameters zero, to be filled.
 
@@ -128,7 +128,7 @@ def from_config(
         config: the content of ``config.json``.
         task: which head; ``config["architectures"]`` is not consulted.
         dtype: of the parameters.
-        attention: transformers' attention implementation.
+        attention: transformers' attention implementation; None takes sdpa where the architecture has it.
 
     Raises:
         InputError: if the model type is unknown to transformers.
@@ -165,7 +165,7 @@ def config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
     return config
 
 
-def _construct(config: PreTrainedConfig, task: Task, dtype: Dtype, attention: Attention) -> PreTrainedModel:
+def _construct(config: PreTrainedConfig, task: Task, dtype: Dtype, attention: Attention | None) -> PreTrainedModel:
     try:
         with quiet():
             model = AUTO_CLASSES[task].from_config(
