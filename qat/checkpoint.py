@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from qat.convert import check_final
 from qat.errors import InputError, RunError
 from qat.grid import Grid
+from qat.hosts import hosts, quantizers, uncalibrated
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.paths import publish, temporary_beside
-from qat.prepare import hosts, quantizers, uncalibrated
 from qat.scheme import Scheme
 
 FORMAT_VERSION = 1
@@ -114,24 +114,21 @@ class QuantizedCheckpoint:
         ties = [names for names in tied_groups(model) if "_fake_quantizer." not in names[0]]
         followers = {name for group in ties for name in group[1:]}
         weights = {
-            name: _freeze_host(name, host)
-            for name, host in prepared.items()
-            if f"{name}.weight" not in followers
+            name: _freeze_host(name, host) for name, host in prepared.items() if f"{name}.weight" not in followers
         }
-        transposed = stored_transposed(model) if hasattr(model, "config") else []
         rest = _rest(model, prepared, followers)
-        return cls(weights, rest, scheme, _config_of(model), task, ties, transposed)
+        return cls(weights, rest, scheme, _config_of(model), task, ties, stored_transposed(model))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the model at its own widths: codes packed to their bits, scales, zero points and the rest."""
-        packed = sum(
-            (entry.grid.codes.numel() * entry.args.num_bits + 7) // 8
-            + entry.grid.scale.nbytes
-            + (0 if entry.grid.zero_point is None else (entry.grid.zero_point.numel() * entry.args.num_bits + 7) // 8)
-            for entry in self.weights.values()
-        )
-        return packed + sum(tensor.nbytes for tensor in self.rest.values())
+        total = sum(tensor.nbytes for tensor in self.rest.values())
+        for entry in self.weights.values():
+            total += entry.grid.scale.nbytes
+            for integers in (entry.grid.codes, entry.grid.zero_point):
+                if integers is not None:
+                    total += (integers.numel() * entry.args.num_bits + 7) // 8
+        return total
 
     def save(self, directory: Path, tokenizer: Any = None) -> None:
         """Write the folder; it appears under its name only when it is complete.

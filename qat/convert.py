@@ -1,9 +1,9 @@
 """Convert: a trained host -> torchao's own quantized tensors, with the learned scales.
 
-    scheme                                      weight                     activation
-    weight-only, any bits and granularity       IntxUnpackedToInt8Tensor   –
-    INT8 channel + dynamic symmetric per token  Int8Tensor                 torchao's INT8 x INT8 product
-    every other pair                            IntxUnpackedToInt8Tensor   the trained fake quantizer stays
+scheme                                      weight                     activation
+weight-only, any bits and granularity       IntxUnpackedToInt8Tensor   –
+INT8 channel + dynamic symmetric per token  Int8Tensor                 torchao's INT8 x INT8 product
+every other pair                            IntxUnpackedToInt8Tensor   the trained fake quantizer stays
 """
 
 from __future__ import annotations

@@ -220,9 +220,7 @@ def scale_format(name: str, bits: int, symmetric: bool) -> ScaleFormat:
             raise InputError(f"scale_format '{name}': the significand has 1 to 24 bits")
         dtype = torch.bfloat16 if k <= 8 else torch.float32
         return ScaleFormat(name, dtype, k, 2.0**-100, 2.0**100)
-    raise InputError(
-        f"scale_format '{name}' is not one of {', '.join(SCALE_FORMATS)}{nearest(name, SCALE_FORMATS)}"
-    )
+    raise InputError(f"scale_format '{name}' is not one of {', '.join(SCALE_FORMATS)}{nearest(name, SCALE_FORMATS)}")
 
 
 def _lossless(name: str, dtype: torch.dtype, magnitude_bits: int) -> ScaleFormat:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 from torchao.core.config import AOBaseConfig
@@ -27,19 +26,17 @@ from torchao.quantization.transform_module import register_quantize_module_handl
 
 from qat.convert import convert_module
 from qat.errors import InputError
-from qat.fake_quant import FakeQuantizeConfig, FakeQuantizer
+from qat.fake_quant import FakeQuantizeConfig
 from qat.fake_quant.base import Layout
 from qat.fake_quant.dynamic import Dynamic
-from qat.fake_quant.lsq import LSQ, LSQFakeQuantizer
+from qat.fake_quant.lsq import LSQ
 from qat.grid import group_count
+from qat.hosts import Host
 from qat.models.outputs import head_names, tied_groups
 from qat.observers import Observer
 from qat.observers.mse import MSE
 from qat.prepare_report import ModuleRow, PrepareReport
-from qat.schedule import PrecisionState
 from qat.scheme import Scheme, match, preset
-
-Host = FakeQuantizedLinear | FakeQuantizedEmbedding
 
 
 @dataclass
@@ -85,14 +82,16 @@ def _learned_qat_transform(module: nn.Module, config: LearnedQATConfig) -> nn.Mo
     assert isinstance(config.scheme, QuantizationScheme)
     host = make_host(module)
     weights, inputs = config.scheme.weights, config.scheme.input_activations
-    layout = Layout(*group_count(tuple(module.weight.shape), weights))
-    host.weight_fake_quantizer = config.fake_quantizer.build(weights, layout, config.scale_format)
-    host.weight_fake_quantizer.to(module.weight.device)
-    host.weight_fake_quantizer.init_range(config.observer, module.weight)
+    assert weights is not None
+    quantizer = config.fake_quantizer.build(
+        weights, Layout(*group_count(tuple(host.weight.shape), weights)), config.scale_format
+    ).to(host.weight.device)
+    quantizer.init_range(config.observer, host.weight)
+    host.weight_fake_quantizer = quantizer
     if inputs is not None:
-        build = Dynamic() if inputs.dynamic else config.fake_quantizer
-        layout = Layout(1, 1, module.weight.shape[1], activation=True)
-        host.activation_fake_quantizer = build.build(inputs, layout, "fp32").to(module.weight.device)
+        options = Dynamic() if inputs.dynamic else config.fake_quantizer
+        layout = Layout(1, 1, host.weight.shape[1], activation=True)
+        host.activation_fake_quantizer = options.build(inputs, layout, "fp32").to(host.weight.device)
     host.quantization_scheme = config.scheme
     return host
 
@@ -142,7 +141,7 @@ def prepare(
     Raises:
         InputError: a target that matches nothing, a group size that does not fit, tied weights on different grids.
     """
-    heads = head_names(model) if hasattr(model, "get_output_embeddings") else set()
+    heads = head_names(model)
     matched = match(scheme, model, heads)
     groups: list[tuple[QuantizationScheme, list[str]]] = []
     for name, group in matched.items():
@@ -167,82 +166,23 @@ def _tie_quantizers(model: nn.Module, ties: list[list[str]]) -> dict[str, str]:
     for parameter_names in ties:
         names = [name.removesuffix(".weight") for name in parameter_names if name.endswith(".weight")]
         modules = {name: model.get_submodule(name) for name in names}
-        owned = {name: module.weight_fake_quantizer for name, module in modules.items() if _quantized(module)}
-        if not owned or len(names) < 2:
+        owners = {name: module for name, module in modules.items() if isinstance(module, Host)}
+        if not owners or len(names) < 2:
             continue
-        first, shared = next(iter(owned.items()))
-        for name, quantizer in owned.items():
-            if quantizer.args != shared.args:
+        first, owner = next(iter(owners.items()))
+        shared, weights_only = owner.weight_fake_quantizer, {"input_activations": None}
+        for name, other in owners.items():
+            if other.weight_fake_quantizer.args != shared.args:
                 raise InputError(f"{name} and {first} share one weight but have different grids; give them the same")
         for name, module in modules.items():
-            if not isinstance(module, Host):
-                module = make_host(module)
-                module.quantization_scheme = model.get_submodule(first).quantization_scheme.model_copy(
-                    update={"input_activations": None}
-                )
-                model.set_submodule(name, module)
+            host = owners.get(name)
+            if host is None:
+                host = make_host(module)
+                host.quantization_scheme = owner.quantization_scheme.model_copy(update=weights_only)
+                model.set_submodule(name, host)
                 reasons[name] = f"tied to {first}"
-            module.weight_fake_quantizer = shared
+            host.weight_fake_quantizer = shared
     return reasons
-
-
-def _quantized(module: nn.Module) -> bool:
-    return getattr(module, "weight_fake_quantizer", None) is not None
-
-
-def hosts(model: nn.Module) -> dict[str, Host]:
-    """Every fake-quantized module by full name, in model order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Host)}
-
-
-def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
-    """Every fake quantizer by full name; one shared by tied weights appears once."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantizer)}
-
-
-def range_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The learned clip ranges with their names."""
-    owners = quantizers(model).items()
-    named = [(f"{owner}.{name}", p) for owner, q in owners for name, p in q.named_parameters(recurse=False)]
-    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
-
-
-def uncalibrated(model: nn.Module) -> list[str]:
-    """Static activation quantizers that have no range yet."""
-    static = [(n, q) for n, q in quantizers(model).items() if isinstance(q, LSQFakeQuantizer) and q.activation]
-    return [name for name, quantizer in static if not quantizer.has_range]
-
-
-def block_index(name: str) -> int | None:
-    """Index of the transformer block that holds the module ``name``, or None outside the blocks.
-
-    Example:
-        >>> block_index("model.layers.3.mlp.down_proj")
-        3
-    """
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
-@torch.no_grad()
-def apply_state(model: nn.Module, state: PrecisionState) -> None:
-    """Write ``state`` into the buffers of every fake quantizer.
-
-    Modules outside the blocks (embedding, head) are quantized when every block is.
-    """
-    named = hosts(model)
-    indices = {name: block_index(name) for name in named}
-    active = state.quantized_blocks(1 + max((i for i in indices.values() if i is not None), default=-1))
-    for name, host in named.items():
-        index = indices[name]
-        on = state.blocks >= 1.0 if index is None else index in active
-        for quantizer, enabled in (
-            (host.weight_fake_quantizer, state.weights and on),
-            (getattr(host, "activation_fake_quantizer", None), state.activations and on),
-        ):
-            if quantizer is not None:
-                own = quantizer.args.num_bits
-                bits = max(own, state.weight_bits or own) if quantizer is host.weight_fake_quantizer else own
-                quantizer.set_precision(bits, enabled, state.mix, state.observe)
 
 
 def _rows_before(model: nn.Module) -> list[tuple[str, str, int]]:
@@ -250,7 +190,7 @@ def _rows_before(model: nn.Module) -> list[tuple[str, str, int]]:
     seen: set[int] = set()
     rows = []
     for name, module in model.named_modules():
-        own = [p for p in module.parameters(recurse=False)]
+        own = list(module.parameters(recurse=False))
         fresh = [p for p in own if id(p) not in seen]
         seen.update(id(p) for p in fresh)
         if own:

@@ -10,8 +10,9 @@ from qat.errors import InputError
 from qat.fake_quant.base import FakeQuantizeConfig, Layout
 from qat.fake_quant.dynamic import Dynamic
 from qat.fake_quant.fixed import Fixed
+from qat.hosts import Host
 from qat.models.build import from_config
-from qat.prepare import Host, make_host
+from qat.prepare import make_host
 
 
 @torch.no_grad()
@@ -28,7 +29,7 @@ def restore(checkpoint: QuantizedCheckpoint) -> nn.Module:
     for name, entry in checkpoint.weights.items():
         state[f"{name}.weight"] = entry.grid.value()
     for names in checkpoint.tied:
-        state |= {name: state[names[0]] for name in names[1:]}
+        state |= dict.fromkeys(names[1:], state[names[0]])
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         name, what = (missing[0], "lacks") if missing else (unexpected[0], "has one tensor too many:")
@@ -43,7 +44,7 @@ def _with_activation(module: nn.Module, entry: QuantizedWeight) -> Host:
     host = make_host(module)
     inputs = entry.scheme.input_activations
     assert inputs is not None
-    layout = Layout(1, 1, module.weight.shape[1], activation=True)
+    layout = Layout(1, 1, host.weight.shape[1], activation=True)
     config: FakeQuantizeConfig = Dynamic()
     if not inputs.dynamic:
         assert entry.input_scale is not None

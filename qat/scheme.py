@@ -71,7 +71,7 @@ class Scheme:
     @property
     def weight_bits(self) -> int:
         """Largest number of bits of any weight group: a schedule must come down to it."""
-        return max(group.weights.num_bits for group in self.config_groups.values())
+        return max(int(group.weights.num_bits) for group in self.config_groups.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``Scheme(**scheme.to_dict())`` is equal to the scheme."""
@@ -170,7 +170,7 @@ def _fit(
     weights = group.weights
     if weights is None or weights.strategy != QuantizationStrategy.GROUP:
         return group
-    columns = module.weight.shape[1]
+    columns = module.get_parameter("weight").shape[1]
     if columns % weights.group_size == 0:
         return group
     if fallback is None:

@@ -30,9 +30,7 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024"}
 
 
-def encode_chats(
-    documents: Iterable[ChatDocument], tokenizer: Tokenizer
-) -> Iterator[tuple[list[int], list[bool]]]:
+def encode_chats(documents: Iterable[ChatDocument], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[bool]]]:
     """Yield ``(ids, trained)`` of each chat; ``trained`` marks the tokens of the assistant's turns.
 
     Raises:

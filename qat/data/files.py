@@ -26,9 +26,7 @@ def expand(patterns: Sequence[str], option: str) -> list[Path]:
     files: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        found = (
-            [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        )
+        found = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         matches = [match for match in found if match.is_file()]
         if not matches:
             raise InputError(f"{option}: {_why_nothing(path)}")

@@ -56,9 +56,7 @@ class PythonStdlib:
                 if content.strip() and _is_utf8(content):
                     files[path.relative_to(self.root).as_posix()] = content
         if not files:
-            raise InputError(
-                f"{self.root} holds no Python source (a zipped or stripped Python); use data=text"
-            )
+            raise InputError(f"{self.root} holds no Python source (a zipped or stripped Python); use data=text")
         return dict(sorted(files.items()))
 
     def _files_of(self, split: Split) -> dict[str, bytes]:
@@ -73,9 +71,7 @@ class PythonStdlib:
         """Yield the files of ``split`` in the order of their relative paths."""
         files = self._files_of(split)
         if not files:
-            raise InputError(
-                f"the {split} split of Python's standard library is empty; set {split}_share above 0"
-            )
+            raise InputError(f"the {split} split of Python's standard library is empty; set {split}_share above 0")
         for name, content in files.items():
             yield TextDocument(text=content.decode(), name=str(self.root / name))
 

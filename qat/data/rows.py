@@ -55,9 +55,7 @@ def check_messages(value: Any, name: str) -> tuple[dict[str, Any], ...]:
         if not isinstance(content, str):
             raise InputError(f"{where} must have a string as content, got {_short(content)}")
     if not any(message["role"] == "assistant" for message in value):
-        raise InputError(
-            f"{name}: the chat has no assistant turn, so there is nothing to train on; remove it"
-        )
+        raise InputError(f"{name}: the chat has no assistant turn, so there is nothing to train on; remove it")
     return tuple(value)
 
 

@@ -41,9 +41,7 @@ class StepSampler(Sampler[list[int]]):
             if value < 1:
                 raise InputError(f"{name}={value} must be at least 1")
         if not 0 <= start_batch <= total_batches:
-            raise InputError(
-                f"start_batch={start_batch} must lie between 0 and total_batches={total_batches}"
-            )
+            raise InputError(f"start_batch={start_batch} must lie between 0 and total_batches={total_batches}")
         self.num_blocks = num_blocks
         self.batch_size = batch_size
         self.seed = seed

@@ -113,11 +113,5 @@ class HoldOut:
             empty = False
             yield document
         if empty:
-            why = (
-                "no training document falls into its share"
-                if split not in self.given
-                else "it has no document"
-            )
-            raise InputError(
-                f"the {split} split is empty: {why}; give more data or set {self.option}.{split}"
-            )
+            why = "no training document falls into its share" if split not in self.given else "it has no document"
+            raise InputError(f"the {split} split is empty: {why}; give more data or set {self.option}.{split}")

@@ -101,9 +101,7 @@ def build_tokens(
     """
     check_split(split)
     if tokenizer is None:
-        raise InputError(
-            "the model has no tokenizer to make tokens with; set model.tokenizer=<folder or hub id>"
-        )
+        raise InputError("the model has no tokenizer to make tokens with; set model.tokenizer=<folder or hub id>")
     identity = {
         "format": _FORMAT,
         "split": split,
@@ -151,9 +149,7 @@ def _write(folder: Path, encoded: Iterable[Encoded], dtype: np.dtype[Any], split
             trained_tokens += int(trained.sum())
             progress.update(task, tokens=tokens)
     if trained_tokens == 0:
-        raise InputError(
-            f"the {split} split has {tokens} tokens and none of them is trained; give other data"
-        )
+        raise InputError(f"the {split} split has {tokens} tokens and none of them is trained; give other data")
     if trained_tokens == tokens:
         trained_path.unlink()
     files = {path.name: _sha256(path) for path in (ids_path, trained_path) if path.exists()}

@@ -24,9 +24,7 @@ def check_task(task: str) -> Task:
         InputError: for another name.
     """
     if task not in get_args(Task):
-        raise InputError(
-            f"task '{task}' is not one of {', '.join(get_args(Task))}{nearest(task, get_args(Task))}"
-        )
+        raise InputError(f"task '{task}' is not one of {', '.join(get_args(Task))}{nearest(task, get_args(Task))}")
     return cast(Task, task)
 
 

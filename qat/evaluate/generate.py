@@ -25,9 +25,7 @@ class Tokenizer(Protocol):
         """Text of token ids."""
 
 
-def generate(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int = 40
-) -> list[str]:
+def generate(model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
     """Continue every prompt greedily; returns the continuations without their prompts.
 
     Prompts run one at a time: padding would put tokens into the batch that static and per-tensor activation

@@ -60,9 +60,7 @@ class Exporter(ABC):
     def read(self, directory: Path) -> dict[str, Grid]:
         """Read the grid of every quantized module back from the files, by full module name."""
 
-    def write(
-        self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None
-    ) -> None:
+    def write(self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None) -> None:
         """Write ``checkpoint`` to the new folder ``directory``, whole or not at all.
 
         Args:

@@ -51,9 +51,7 @@ def quantization_config(checkpoint: QuantizedCheckpoint) -> QuantizationConfig:
     formats = {scheme.format for scheme, _ in groups}
     return QuantizationConfig(
         config_groups={
-            f"group_{index}": scheme.model_copy(
-                update={"targets": _written_targets(checkpoint) if by_class else names}
-            )
+            f"group_{index}": scheme.model_copy(update={"targets": _written_targets(checkpoint) if by_class else names})
             for index, (scheme, names) in enumerate(groups)
         },
         format=formats.pop() if len(formats) == 1 else CompressionFormat.mixed_precision,
@@ -70,16 +68,12 @@ def parse_config(model_config: dict[str, Any]) -> QuantizationConfig:
     """
     raw = model_config.get(CONFIG_KEY)
     if not isinstance(raw, dict) or raw.get("quant_method") != "compressed-tensors":
-        raise InputError(
-            f"config.json has no {CONFIG_KEY} of compressed-tensors; this is another kind of export"
-        )
+        raise InputError(f"config.json has no {CONFIG_KEY} of compressed-tensors; this is another kind of export")
     try:
         config = QuantizationConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(
-            f"{CONFIG_KEY}.{'.'.join(map(str, first['loc']))}: {first['msg']}; export again"
-        ) from None
+        raise InputError(f"{CONFIG_KEY}.{'.'.join(map(str, first['loc']))}: {first['msg']}; export again") from None
     for group in config.config_groups.values():
         group.format = group.format or CompressionFormat(config.format)
     return config

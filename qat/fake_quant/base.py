@@ -143,6 +143,6 @@ class _StraightThrough(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         """Pass the gradient to ``x``."""
         return grad, None

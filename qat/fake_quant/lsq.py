@@ -93,9 +93,11 @@ class LSQFakeQuantizer(FakeQuantizer):
     def _observe(self, groups: Tensor) -> None:
         """In a ``calibrate`` phase, widen the range of a static activation to what passes by."""
         lower, upper = extremes(groups, self.args.symmetric)
-        ends = {"limit": (upper, torch.maximum)} if self.args.symmetric else {
-            "lower": (lower, torch.minimum), "upper": (upper, torch.maximum)
-        }
+        ends = (
+            {"limit": (upper, torch.maximum)}
+            if self.args.symmetric
+            else {"lower": (lower, torch.minimum), "upper": (upper, torch.maximum)}
+        )
         for name, (seen, widen) in ends.items():
             end = getattr(self, name)
             end.copy_(torch.where(self.observe > 0, widen(end, seen), end))

@@ -44,9 +44,7 @@ def detect_task(config: PreTrainedConfig) -> Task:
         InputError: if the class has another head (a classifier, ...) or is an encoder-decoder.
     """
     if config.is_encoder_decoder:
-        raise InputError(
-            f"a {config.model_type} is an encoder-decoder; give a causal LM, masked LM or encoder"
-        )
+        raise InputError(f"a {config.model_type} is an encoder-decoder; give a causal LM, masked LM or encoder")
     if not config.architectures:
         return _task_of_type(config)
     name = config.architectures[0]
@@ -70,9 +68,7 @@ def _task_of_type(config: PreTrainedConfig) -> Task:
         return "causal_lm"
     if type(config) in MODEL_MAPPING:
         return "encoder"
-    raise InputError(
-        f"transformers has no causal LM, masked LM or encoder for model type '{config.model_type}'"
-    )
+    raise InputError(f"transformers has no causal LM, masked LM or encoder for model type '{config.model_type}'")
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -82,9 +78,7 @@ def torch_dtype(name: str) -> torch.dtype:
         InputError: for a dtype that models are not loaded in.
     """
     if name not in get_args(Dtype):
-        raise InputError(
-            f"dtype '{name}' is not one of {', '.join(get_args(Dtype))}{nearest(name, get_args(Dtype))}"
-        )
+        raise InputError(f"dtype '{name}' is not one of {', '.join(get_args(Dtype))}{nearest(name, get_args(Dtype))}")
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
@@ -104,9 +98,7 @@ def initialise(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _construct(config, task, "float32", attention)
-    for (
-        parameter
-    ) in model.parameters():  # not `model.to`: the rotary frequencies are buffers that stay float32
+    for parameter in model.parameters():  # not `model.to`: the rotary frequencies are buffers that stay float32
         parameter.data = parameter.data.to(torch_dtype(dtype))
     model.config.dtype = torch_dtype(dtype)
     conv1d.to_linear(model)
@@ -154,9 +146,7 @@ def config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
     if kind is None:
         raise InputError("the model's config has no model_type; add one, for example model_type: llama")
     if kind not in CONFIG_MAPPING:
-        raise InputError(
-            f"model_type '{kind}' is unknown to transformers{nearest(str(kind), CONFIG_MAPPING.keys())}"
-        )
+        raise InputError(f"model_type '{kind}' is unknown to transformers{nearest(str(kind), CONFIG_MAPPING.keys())}")
     try:
         config = CONFIG_MAPPING[kind].from_dict(dict(values))
     except Exception as error:  # the strict config classes raise types of their own
@@ -172,9 +162,7 @@ def _construct(config: PreTrainedConfig, task: Task, dtype: Dtype, attention: At
                 config, dtype=torch_dtype(dtype), attn_implementation=attention, trust_remote_code=False
             )
     except (ImportError, ValueError, KeyError) as error:
-        raise InputError(
-            f"transformers cannot build a {config.model_type} as {task}: {reason(error)}"
-        ) from error
+        raise InputError(f"transformers cannot build a {config.model_type} as {task}: {reason(error)}") from error
     assert isinstance(model, PreTrainedModel)
     return model
 

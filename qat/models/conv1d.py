@@ -22,12 +22,14 @@ def to_linear(model: nn.Module) -> list[str]:
     return names
 
 
-def stored_transposed(model: PreTrainedModel) -> list[str]:
+def stored_transposed(model: nn.Module) -> list[str]:
     """Full names of the modules that transformers itself builds as ``Conv1D``, whatever they are now.
 
     A weight ``[out, in]`` of these must be written as ``[in, out]`` for transformers to load it. Derived from
     the model's class and config: it needs no record of :func:`to_linear` and holds after other swaps.
     """
+    if not isinstance(model, PreTrainedModel):
+        return []
     with torch.device("meta"):
         twin = type(model)(model.config)
     return [name for name, module in twin.named_modules() if isinstance(module, Conv1D)]

@@ -30,9 +30,7 @@ def read_config(folder: str | os.PathLike[str], trust_remote_code: bool = False)
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError(
-            f"{folder} has no {CONFIG}; a model folder needs {CONFIG}, {WEIGHTS} and a tokenizer"
-        )
+        raise InputError(f"{folder} has no {CONFIG}; a model folder needs {CONFIG}, {WEIGHTS} and a tokenizer")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         kind = values.get("model_type")
@@ -48,9 +46,7 @@ def read_config(folder: str | os.PathLike[str], trust_remote_code: bool = False)
         raise InputError(f"{path}: model_type '{kind}' is unknown to transformers{hint}")
     if "quantization_config" in values:
         method = (values["quantization_config"] or {}).get("quant_method", "unknown")
-        raise InputError(
-            f"{folder} is quantized already ({method}); give the float model that it was made from"
-        )
+        raise InputError(f"{folder} is quantized already ({method}); give the float model that it was made from")
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # the strict config classes raise types of their own
@@ -77,9 +73,7 @@ def check_weights(folder: str | os.PathLike[str]) -> list[Path]:
         return _check_shards(folder)
     for pattern in _PICKLES:
         for path in sorted(folder.glob(pattern)):
-            raise InputError(
-                f"{folder} has pickle weights only ({path.name}), which can run code; {_CONVERT}"
-            )
+            raise InputError(f"{folder} has pickle weights only ({path.name}), which can run code; {_CONVERT}")
     raise InputError(f"{folder} has no weights; expected {WEIGHTS} or {INDEX}")
 
 
@@ -107,14 +101,10 @@ def _check_shards(folder: Path) -> list[Path]:
         weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a safetensors index with a weight_map; copy or download it again"
-        ) from error
+        raise InputError(f"{path} is not a safetensors index with a weight_map; copy or download it again") from error
     for shard in shards:
         if not (folder / shard).is_file():
-            raise InputError(
-                f"{folder / shard} is missing; {INDEX} places {_count(weight_map, shard)} tensors in it"
-            )
+            raise InputError(f"{folder / shard} is missing; {INDEX} places {_count(weight_map, shard)} tensors in it")
         absent = {name for name, file in weight_map.items() if file == shard} - tensor_names(folder / shard)
         if absent:
             raise InputError(f"{folder / shard} has no tensor '{min(absent)}', which {INDEX} places in it")

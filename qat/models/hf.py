@@ -109,9 +109,7 @@ def _load_shrunk(
 
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InputError(
-            f"model.{option} '{value}' is not one of {', '.join(allowed)}{nearest(value, allowed)}"
-        )
+        raise InputError(f"model.{option} '{value}' is not one of {', '.join(allowed)}{nearest(value, allowed)}")
 
 
 def _check_fits(tokenizer: PreTrainedTokenizerBase, source: str, config: PreTrainedConfig) -> None:

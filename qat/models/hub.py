@@ -34,14 +34,10 @@ def model_folder(path: str, with_code: bool = False, weights: bool = True) -> Pa
     if folder.exists():
         raise InputError(f"'{path}' is a file; give the folder that holds it and its config.json")
     if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1:
-        raise InputError(
-            f"no folder '{path}'; give a folder with config.json, or a hub id such as owner/name"
-        )
+        raise InputError(f"no folder '{path}'; give a folder with config.json, or a hub id such as owner/name")
     wanted = [pattern for pattern in _WANTED if weights or pattern != "*.safetensors"]
     try:
-        return Path(
-            snapshot_download(path, allow_patterns=wanted + ["*.py"] * with_code, ignore_patterns=_UNWANTED)
-        )
+        return Path(snapshot_download(path, allow_patterns=wanted + ["*.py"] * with_code, ignore_patterns=_UNWANTED))
     except GatedRepoError as error:
         raise InputError(
             f"'{path}' is gated on the Hugging Face hub; accept its terms there and run: hf auth login"

@@ -44,7 +44,6 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     """
     if not isinstance(model, PreTrainedModel) or not model.supports_gradient_checkpointing:
         raise InputError(
-            f"{type(model).__name__} does not support gradient checkpointing; "
-            "set model.gradient_checkpointing=false"
+            f"{type(model).__name__} does not support gradient checkpointing; set model.gradient_checkpointing=false"
         )
     model.activation_checkpointing_enable({"use_reentrant": False})

@@ -6,8 +6,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def head_names(model: PreTrainedModel) -> set[str]:
-    """Full name of the output head (``{"lm_head"}``; a masked LM's decoder); empty for an encoder."""
+def head_names(model: nn.Module) -> set[str]:
+    """Full name of the output head (``{"lm_head"}``; a masked LM's decoder); empty for an encoder or a bare module."""
+    if not isinstance(model, PreTrainedModel):
+        return set()
     return _names_of(model, model.get_output_embeddings())
 
 

@@ -82,8 +82,7 @@ def load(
     if pretrained:
         if not (folder / WEIGHTS).is_file():
             raise InputError(
-                f"the trained weights of tiny_llama are not in {folder}; "
-                "rebuild them with: qat train recipe=demo/base"
+                f"the trained weights of tiny_llama are not in {folder}; rebuild them with: qat train recipe=demo/base"
             )
         loaded = hf.load(str(folder), dtype, attention, gradient_checkpointing)
         loaded.name = "tiny_llama"

@@ -26,9 +26,7 @@ def has_tokenizer(folder: str | os.PathLike[str]) -> bool:
     return any((Path(folder) / name).is_file() for name in _VOCABULARIES)
 
 
-def load_tokenizer(
-    folder: str | os.PathLike[str], trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face folder.
 
     Raises:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from qat import grid
 from qat.errors import InputError
 from qat.fake_quant.lsq import LSQFakeQuantizer
+from qat.hosts import hosts
 from qat.observers import Observer
-from qat.prepare import hosts
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def _quantizers(host: nn.Module) -> list[Any]:
 
 
 def _observing(seen: list[tuple[Tensor, Tensor]], observer: Observer) -> Any:
-    def hook(host: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(host: Any, inputs: tuple[Tensor, ...]) -> None:
         quantizer = host.activation_fake_quantizer
         groups = grid.to_groups(inputs[0].detach().float(), quantizer.args)
         seen.append(observer.range(groups, quantizer.spec))

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from qat.hosts import hosts
 from qat.observers import Observer
-from qat.prepare import hosts
 from qat.ptq.base import PTQ
 
 

@@ -62,9 +62,7 @@ def _quality_table(metrics: Metrics) -> Table:
         table.caption = f"Δ ppl: against the {'float' if metrics.tuned_float is None else 'tuned float'}"
     for name, quality in rows:
         cells = _encoder_cells(quality) if encoder else _language_cells(quality, reference)
-        table.add_row(
-            name, *cells, human_bytes(quality.bytes), style="bold" if quality is metrics.qat else None
-        )
+        table.add_row(name, *cells, human_bytes(quality.bytes), style="bold" if quality is metrics.qat else None)
     return table
 
 

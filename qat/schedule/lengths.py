@@ -50,9 +50,7 @@ def _largest_remainder(ideal: dict[str, float], total: int) -> dict[str, int]:
     """Whole numbers near ``ideal`` (which adds up to ``total``) with sum ``total``, 1 or more if not 0."""
     needed = sum(length > 0 for length in ideal.values())
     if needed > total:
-        raise InputError(
-            f"phases {', '.join(ideal)} need at least one step each and {total} are left; train longer"
-        )
+        raise InputError(f"phases {', '.join(ideal)} need at least one step each and {total} are left; train longer")
     lengths = {name: max(math.floor(length), int(length > 0)) for name, length in ideal.items()}
     while (missing := total - sum(lengths.values())) != 0:
         sign = 1 if missing > 0 else -1

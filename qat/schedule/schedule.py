@@ -96,23 +96,28 @@ class PrecisionSchedule:
             "rows": [asdict(row) for row in self.rows()],
         }
 
-    def check(self, scheme_bits: int | Collection[int]) -> None:
-        """Refuse a schedule whose result would not be the model that the scheme describes.
+    def check(self, scheme_bits: int | Collection[int], num_blocks: int | None = None) -> None:
+        """Refuse, before anything slow begins, a schedule that does not suit the scheme or the model.
 
         Args:
             scheme_bits: weight bits of the scheme, or of each of its groups.
+            num_blocks: number of transformer blocks of the model, to check an explicit block order against.
 
         Raises:
-            InputError: if the fake quantizers stay off for the whole run, or its last step is not fully
-                quantized.
+            InputError: if the fake quantizers stay off for the whole run, its last step is not fully
+                quantized, or a block order does not name the model's blocks.
         """
-        if not any(state.quantizes for row in self.rows() for state in (row.start, row.end)):
+        states = [state for row in self.rows() for state in (row.start, row.end)]
+        if num_blocks is not None:
+            for state in states:
+                state.quantized_blocks(num_blocks)
+        if not any(state.quantizes for state in states):
             raise InputError(
                 "the fake quantizers stay off for the whole run; add a phase that turns them on, "
                 "for example '/phase@schedule.main: fake_quant'"
             )
         widths = [scheme_bits] if isinstance(scheme_bits, int) else scheme_bits
-        last = self.state_at(self.total_steps - 1)
+        last = states[-1]
         faults = []
         if not last.weights:
             faults.append("weights are float")

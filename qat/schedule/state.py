@@ -31,7 +31,7 @@ class PrecisionState:
         blocks: share in [0, 1] of the transformer blocks that are quantized, see :meth:`quantized_blocks`;
             modules outside the blocks (embedding, head) are when all blocks are.
         block_order: the order in which ``blocks`` counts them.
-        observe: observers see weights and activations and set the clip ranges.
+        observe: the clip ranges of static activations widen to the data that passes.
         freeze_weights: every parameter but the clip ranges keeps its value.
         freeze_ranges: the clip ranges are not trained.
         lr_scale: factor on every learning rate, on top of the optimizer's own schedule.

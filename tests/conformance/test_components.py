@@ -12,9 +12,10 @@ from qat import grid
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.fake_quant.base import Layout
+from qat.hosts import apply_state, hosts
 from qat.observers import GridSpec
 from qat.observers.mse import MSE
-from qat.prepare import apply_state, hosts, prepare
+from qat.prepare import prepare
 from qat.schedule import PrecisionSchedule, PrecisionState
 
 STRATEGIES = {"tensor": {}, "channel": {}, "group": {"group_size": 8}}

@@ -11,7 +11,8 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.transformers import TransformersEngine
 from qat.errors import InputError
 from qat.evaluate.parity import max_logit_difference, parity
-from qat.prepare import hosts, prepare, range_parameters
+from qat.hosts import hosts, range_parameters
+from qat.prepare import prepare
 from qat.ptq.calibrate import calibrate
 from qat.restore import restore
 

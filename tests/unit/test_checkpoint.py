@@ -11,9 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from qat.checkpoint import QuantizedCheckpoint, verify
 from qat.errors import InputError, RunError
+from qat.hosts import apply_state, hosts
 from qat.models import conv1d
 from qat.observers.minmax import MinMax
-from qat.prepare import apply_state, hosts, prepare
+from qat.prepare import prepare
 from qat.ptq.calibrate import calibrate
 from qat.restore import restore
 from qat.schedule import PrecisionState

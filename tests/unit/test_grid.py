@@ -106,10 +106,7 @@ def test_same_codes_and_values_as_compressed_tensors(bits: int, strategy: str, s
 @pytest.mark.parametrize("name", FORMATS)
 @given(exponent=st.floats(-13, 4), bits=st.integers(2, 8))
 def test_scales_survive_storage(name: str, exponent: float, bits: int) -> None:
-    if name == "lossless_bf16" and bits == 8:
-        symmetric = True
-    else:
-        symmetric = bits % 2 == 0
+    symmetric = bits == 8 or bits % 2 == 0
     form = grid.scale_format(name, bits, symmetric)
     rounded = form.round(torch.tensor([2.0**exponent]))
     assert torch.equal(rounded.to(form.dtype).float(), rounded)

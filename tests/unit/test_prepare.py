@@ -11,16 +11,8 @@ from torchao.quantization.qat import FakeQuantizedEmbedding, FakeQuantizedLinear
 from qat.errors import InputError
 from qat.fake_quant.lsq import LSQ
 from qat.fake_quant.minmax import MinMax
-from qat.prepare import (
-    LearnedQATConfig,
-    apply_state,
-    block_index,
-    hosts,
-    prepare,
-    quantizers,
-    range_parameters,
-    uncalibrated,
-)
+from qat.hosts import apply_state, block_index, hosts, quantizers, range_parameters, uncalibrated
+from qat.prepare import LearnedQATConfig, prepare
 from qat.schedule import PrecisionState
 from qat.scheme import Scheme, preset
 

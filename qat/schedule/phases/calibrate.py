@@ -1,4 +1,4 @@
-"""Let the observers set the clip ranges from real data."""
+"""Let static activations see real data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from qat.schedule.state import PrecisionState
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(Phase):
-    """The model runs in float and is not trained; observers set the clip ranges from what they see.
-
-    Static activation ranges need it: they cannot be read off the weights.
-    """
+    """The model runs in float and is not trained; the ranges of static activations widen to what they see."""
 
     def state(self, progress: float) -> PrecisionState:
         return PrecisionState(

@@ -66,9 +66,7 @@ def test_split_that_is_not_there(saved: str, theirs: str, message: str) -> None:
 
 def test_column_that_is_not_there(saved: str) -> None:
     source = HuggingFace(saved, splits={"train": "train"}, text_key="texts")
-    with pytest.raises(
-        InputError, match=r"row 0\) has neither 'texts' nor 'messages', only text, id; did you mean"
-    ):
+    with pytest.raises(InputError, match=r"row 0\) has neither 'texts' nor 'messages', only text, id; did you mean"):
         list(source.documents("train"))
 
 
@@ -85,9 +83,7 @@ def test_unknown_split_of_ours() -> None:
 def test_folder_of_data_files_and_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").write_text(
-        "\n".join(json.dumps({"text": f"story {i}"}) for i in range(4))
-    )
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(json.dumps({"text": f"story {i}"}) for i in range(4)))
     source = HuggingFace(str(tmp_path / "data"), splits={"train": "train[:3]", "test": "train[3:]"})
     assert texts(source, "train") == ["story 0", "story 1", "story 2"]
     assert texts(source, "test") == ["story 3"]
@@ -114,9 +110,7 @@ def test_folder_without_data(tmp_path: Path) -> None:
         (datasets.exceptions.DatasetNotFoundError("doesn't exist"), "cannot be loaded: doesn't exist"),
     ],
 )
-def test_errors_of_the_library_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
-) -> None:
+def test_errors_of_the_library_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     def load_dataset(path: str, name: str | None, **_: object) -> None:
         raise error
 
@@ -130,9 +124,7 @@ def test_fingerprint_is_stable_and_follows_rows_and_options(saved: str) -> None:
     source = HuggingFace(saved, splits=splits)
     assert source.fingerprint("train") == HuggingFace(saved, splits=splits).fingerprint("train")
     assert source.fingerprint("train") != source.fingerprint("validation")
-    assert source.fingerprint("train") != HuggingFace(saved, splits=splits, text_key="id").fingerprint(
-        "train"
-    )
+    assert source.fingerprint("train") != HuggingFace(saved, splits=splits, text_key="id").fingerprint("train")
     shared = HuggingFace(saved, splits=splits, test_share=0.5)
     assert len({shared.fingerprint("train"), shared.fingerprint("test"), source.fingerprint("train")}) == 3
 

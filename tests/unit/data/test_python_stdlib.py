@@ -30,13 +30,9 @@ def names_of(source: PythonStdlib, split: str) -> list[str]:
 
 def test_what_belongs_to_the_corpus(library: Path) -> None:
     write(library, "zipfile.py", "json/decoder.py", "ast.py")
-    write(
-        library, "site-packages/a.py", "dist-packages/a.py", "test/a.py", "unittest/test/a.py", "a/tests/b.py"
-    )
+    write(library, "site-packages/a.py", "dist-packages/a.py", "test/a.py", "unittest/test/a.py", "a/tests/b.py")
     write(library, "idlelib/idle_test/a.py", "json/__pycache__/a.py", "config-3.11-linux/a.py", "notes.txt")
-    write(
-        library, "_sysconfigdata__linux.py", "sitecustomize.py", "encodings/cp437.py", "pydoc_data/topics.py"
-    )
+    write(library, "_sysconfigdata__linux.py", "sitecustomize.py", "encodings/cp437.py", "pydoc_data/topics.py")
     write(library, "latin.py", content="# é\n".encode("latin-1"))
     write(library, "empty.py", content=b"\n")
     (library / "dangling.py").symlink_to(library / "nowhere.py")

@@ -30,9 +30,7 @@ def test_bad_messages(messages: Any, message: str) -> None:
 
 
 def test_every_role_and_other_keys_pass() -> None:
-    messages = [
-        {"role": role, "content": "", "name": "n"} for role in ("system", "user", "tool", "assistant")
-    ]
+    messages = [{"role": role, "content": "", "name": "n"} for role in ("system", "user", "tool", "assistant")]
     assert check_messages(messages, "here") == tuple(messages)
 
 

@@ -63,9 +63,7 @@ def test_a_long_text_without_a_space_is_cut_too(make_tokenizer: MakeTokenizer) -
 
 def test_texts_and_chats_keep_their_order(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer(merges=0)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
-    )
+    tokenizer.chat_template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     chat = ChatDocument(({"role": "assistant", "content": "b"},), "2")
     a, b, c = (tokenizer.convert_tokens_to_ids(letter) for letter in "abc")
     encoded = encode([TextDocument("a", "1"), chat, TextDocument("c", "3")], tokenizer)

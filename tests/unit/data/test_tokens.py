@@ -28,8 +28,7 @@ def entries(cache: Path) -> list[Path]:
 
 def items(blocks: TokenBlocks) -> list[tuple[list[int], list[int]]]:
     return [
-        (item["input_ids"].tolist(), item["labels"].tolist())
-        for item in map(blocks.__getitem__, range(len(blocks)))
+        (item["input_ids"].tolist(), item["labels"].tolist()) for item in map(blocks.__getitem__, range(len(blocks)))
     ]
 
 
@@ -85,9 +84,7 @@ def test_ids_are_stored_as_small_as_the_vocabulary_allows(
     assert not (entry / "trained.bin").exists()
 
 
-def test_second_time_nothing_is_read_and_any_block_size_fits(
-    tmp_path: Path, list_source: Make, letters: Make
-) -> None:
+def test_second_time_nothing_is_read_and_any_block_size_fits(tmp_path: Path, list_source: Make, letters: Make) -> None:
     source = list_source("abcdefgh")
     first = build_tokens(source, letters(), "train", 4, tmp_path)
     again = build_tokens(source, letters(), "train", 4, tmp_path)
@@ -193,9 +190,7 @@ def build_and_exit(source: Any, tokenizer: Any, cache: Path, barrier: Any) -> No
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_processes_that_build_the_same_entry_at_once(
-    tmp_path: Path, list_source: Make, letters: Make
-) -> None:
+def test_processes_that_build_the_same_entry_at_once(tmp_path: Path, list_source: Make, letters: Make) -> None:
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
     arguments = (list_source(*["a" * 5000] * 20), letters(), tmp_path, barrier)
@@ -225,16 +220,12 @@ def test_default_cache_folder(
 
 def test_cache_that_cannot_be_written(tmp_path: Path, list_source: Make, letters: Make) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(
-        RunError, match=r"cannot be written: Not a directory; free some space or set QAT_CACHE"
-    ):
+    with pytest.raises(RunError, match=r"cannot be written: Not a directory; free some space or set QAT_CACHE"):
         build_tokens(list_source("abcd"), letters(), "train", 2, tmp_path / "file")
 
 
 def test_too_few_tokens_for_a_block(tmp_path: Path, list_source: Make, letters: Make) -> None:
-    with pytest.raises(
-        InputError, match=r"the test split has 5 tokens, fewer than one block of block_size=6"
-    ):
+    with pytest.raises(InputError, match=r"the test split has 5 tokens, fewer than one block of block_size=6"):
         build_tokens(list_source("abcd"), letters(), "test", 6, tmp_path)
 
 
@@ -244,9 +235,7 @@ def test_nothing_to_train_on(tmp_path: Path, make_tokenizer: Make) -> None:
             yield ChatDocument(({"role": "user", "content": "a"}, {"role": "assistant", "content": " "}), "1")
 
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = (
-        "{{ messages[0].content }}{% if false %}{% generation %}{% endgeneration %}{% endif %}"
-    )
+    tokenizer.chat_template = "{{ messages[0].content }}{% if false %}{% generation %}{% endgeneration %}{% endif %}"
     with pytest.raises(InputError, match="has 1 tokens and none of them is trained"):
         build_tokens(Silent(), tokenizer, "train", 2, tmp_path)  # type: ignore[arg-type]
 

@@ -170,9 +170,7 @@ def test_a_plain_from_pretrained_loads_what_the_engine_assembles(tmp_path, schem
     """``dequantize`` in ``config.json`` makes the call that every user writes work, tied weights included."""
     checkpoint = frozen(scheme, tied=True)
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            exported(checkpoint, tmp_path / "out"), dtype=torch.float32
-        )
+        model = AutoModelForCausalLM.from_pretrained(exported(checkpoint, tmp_path / "out"), dtype=torch.float32)
     assert max_logit_difference(model, dequantized(checkpoint, tied=True), TOKENS) == 0.0
 
 

@@ -17,9 +17,7 @@ class Letters:
     pad_token_id = None
 
     def __call__(self, text: str, *, return_tensors: str):
-        return {
-            "input_ids": torch.tensor([[ord(letter) - ord("a") + 3 for letter in text]], dtype=torch.int64)
-        }
+        return {"input_ids": torch.tensor([[ord(letter) - ord("a") + 3 for letter in text]], dtype=torch.int64)}
 
     def decode(self, token_ids, *, skip_special_tokens: bool) -> str:
         ids = [int(i) for i in token_ids if not (skip_special_tokens and i < 3)]

@@ -57,9 +57,7 @@ def test_loss_is_cross_entropy_of_the_shifted_labels():
     result = score(bigram(0), blocks, batch_size=2)
     assert result.loss == pytest.approx(expected.item(), rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(result.loss))
-    assert (
-        result.tokens == 5 * (BLOCK - 1) - 1
-    )  # label 3 of block 1 is not trained; label 0 is never predicted
+    assert result.tokens == 5 * (BLOCK - 1) - 1  # label 3 of block 1 is not trained; label 0 is never predicted
     assert result.kl is None
     assert result.top1_agreement is None
 
@@ -169,9 +167,7 @@ def test_masked_lm_loss_is_taken_where_the_mask_is():
         return F.one_hot(blocks.input_ids, VOCABULARY).float() * 50  # knows the text by heart
 
     assert score(model, blocks, 1, task="masked_lm", mask_token_id=99).loss == pytest.approx(0.0, abs=1e-6)
-    wrong = score(
-        lambda _: -50 * F.one_hot(blocks.input_ids, VOCABULARY).float(), blocks, 1, "masked_lm", None, 99
-    )
+    wrong = score(lambda _: -50 * F.one_hot(blocks.input_ids, VOCABULARY).float(), blocks, 1, "masked_lm", None, 99)
     assert wrong.loss > 50
 
 

@@ -93,9 +93,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     Text().write(CHECKPOINT, tmp_path / "text")
 
 
-@pytest.mark.parametrize(
-    "error", [PermissionError(errno.EACCES, "no"), KeyboardInterrupt(), ValueError("bug")]
-)
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), KeyboardInterrupt(), ValueError("bug")])
 def test_other_errors_pass_and_leave_nothing(tmp_path, error):
     with pytest.raises(type(error)):
         Text(fails=error).write(CHECKPOINT, tmp_path / "text")

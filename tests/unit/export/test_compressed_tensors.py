@@ -36,18 +36,16 @@ def random_grid(args: dict, dtype: torch.dtype = torch.float32, seed: int = 0) -
     codes = torch.randint(low, high + 1, (ROWS, COLUMNS), generator=generator).to(torch.int8)
     codes[0, 0], codes[-1, -1] = low, high
     shape = {"tensor": (1,), "channel": (ROWS, 1), "group": (ROWS, COLUMNS // GROUP)}[args["strategy"]]
-    scale = (
-        torch.rand(shape, generator=generator) * 10.0 ** torch.randint(-4, 1, shape, generator=generator)
-    ).to(dtype)
+    scale = (torch.rand(shape, generator=generator) * 10.0 ** torch.randint(-4, 1, shape, generator=generator)).to(
+        dtype
+    )
     zero_point = None
     if not args["symmetric"]:
         zero_point = torch.randint(low, high + 1, shape, generator=generator).to(torch.int8)
     return Grid(codes, scale, zero_point)
 
 
-def entry(
-    args: dict, inputs: dict | None = None, dtype: torch.dtype = torch.float32, **more
-) -> QuantizedWeight:
+def entry(args: dict, inputs: dict | None = None, dtype: torch.dtype = torch.float32, **more) -> QuantizedWeight:
     scheme = QuantizationScheme(targets=["Linear"], weights=args, input_activations=inputs)
     return QuantizedWeight(random_grid(args, dtype), scheme, more.pop("kind", "Linear"), **more)
 
@@ -173,9 +171,7 @@ def test_tied_names_are_ignored_and_stored_once(tmp_path):
 
 def test_static_activations_have_the_librarys_names(tmp_path):
     scale, zero_point = torch.tensor([0.05]), torch.tensor([3], dtype=torch.int8)
-    made = entry(
-        weights(8, "channel"), {**STATIC, "symmetric": False}, input_scale=scale, input_zero_point=zero_point
-    )
+    made = entry(weights(8, "channel"), {**STATIC, "symmetric": False}, input_scale=scale, input_zero_point=zero_point)
     written({"model.layers.0.q_proj": made}, tmp_path / "out")
     tensors = load_file(tmp_path / "out/model.safetensors")
     assert torch.equal(tensors["model.layers.0.q_proj.input_scale"], scale)
@@ -223,17 +219,12 @@ def test_dequantize_is_asked_for_only_where_transformers_needs_it_and_is_right(t
         "embedding": (embedding, True),
         "two groups": ({"a": entry(weights(4, symmetric=False)), "b": entry(weights(8))}, None),
     }
-    found = {
-        name: written(entries, tmp_path / name, rest={}).get("dequantize")
-        for name, (entries, _) in cases.items()
-    }
+    found = {name: written(entries, tmp_path / name, rest={}).get("dequantize") for name, (entries, _) in cases.items()}
     assert found == {name: expected for name, (_, expected) in cases.items()}
 
 
 def test_conv1d_is_refused_with_the_reason(tmp_path):
-    made = checkpoint(
-        {"transformer.h.0.attn.c_attn": entry(weights(4))}, conv1d=["transformer.h.0.attn.c_attn"]
-    )
+    made = checkpoint({"transformer.h.0.attn.c_attn": entry(weights(4))}, conv1d=["transformer.h.0.attn.c_attn"])
     with pytest.raises(InputError, match=r"c_attn: transformers builds it as Conv1D"):
         CompressedTensorsExporter().write(made, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -252,13 +243,9 @@ def test_four_bit_zero_points_of_few_rows_are_refused(tmp_path):
         )
 
 
-@pytest.mark.parametrize(
-    "other", [entry(weights(8)), entry(weights(4), DYNAMIC)], ids=["bits", "activations"]
-)
+@pytest.mark.parametrize("other", [entry(weights(8)), entry(weights(4), DYNAMIC)], ids=["bits", "activations"])
 def test_a_quantized_embedding_beside_another_scheme_is_refused(tmp_path, other):
-    made = checkpoint(
-        {"model.embed_tokens": entry(weights(4), kind="Embedding"), "model.layers.0.q_proj": other}
-    )
+    made = checkpoint({"model.embed_tokens": entry(weights(4), kind="Embedding"), "model.layers.0.q_proj": other})
     with pytest.raises(InputError, match="leave the embedding float or give every module one scheme"):
         CompressedTensorsExporter().write(made, tmp_path / "out")
 

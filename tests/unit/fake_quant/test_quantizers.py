@@ -41,9 +41,7 @@ def test_forward_is_the_grid_bit_for_bit(config, bits: int, strategy: str, symme
 
 def test_it_is_a_torchao_fake_quantizer() -> None:
     assert isinstance(make(LSQ()), FakeQuantizerBase)
-    assert repr(make(LSQ(), strategy="group")) == (
-        "LSQFakeQuantizer(4 bits, group 8, symmetric, bf16 scales)"
-    )
+    assert repr(make(LSQ(), strategy="group")) == ("LSQFakeQuantizer(4 bits, group 8, symmetric, bf16 scales)")
 
 
 def test_ranges_are_parameters_from_construction_and_reload() -> None:

@@ -63,9 +63,7 @@ def shrunk() -> Callable[..., LoadedModel]:
 
     def load(name: str, **options: Any) -> LoadedModel:
         attention = "eager" if name == "gemma2" else "sdpa"
-        return hf.load(
-            name, shrink=True, architecture=ARCHITECTURES[name], **({"attention": attention} | options)
-        )
+        return hf.load(name, shrink=True, architecture=ARCHITECTURES[name], **({"attention": attention} | options))
 
     return load
 

@@ -90,9 +90,7 @@ def test_malformed_index(sharded: Path, content: str) -> None:
         check_weights(sharded)
 
 
-@pytest.mark.parametrize(
-    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "x.pth"]
-)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "x.pth"])
 def test_pickles_only(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError, match=f"pickle weights only .{name}.*save_pretrained"):

@@ -35,9 +35,7 @@ def test_loads_the_numbers_of_the_file(folder: Path) -> None:
         assert torch.equal(tensor, in_file[name]), name
     assert (loaded.name, loaded.path, loaded.task, loaded.context) == ("model", str(folder), "causal_lm", 512)
     assert not loaded.model.training
-    assert (
-        loaded.tokenizer.decode(loaded.tokenizer("def f():\n    pass")["input_ids"]) == "def f():\n    pass"
-    )
+    assert loaded.tokenizer.decode(loaded.tokenizer("def f():\n    pass")["input_ids"]) == "def f():\n    pass"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

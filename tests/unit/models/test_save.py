@@ -72,9 +72,7 @@ def test_existing_folder_is_refused_and_kept(shrunk: Load, tmp_path: Path) -> No
     assert os.listdir(tmp_path / "m") == ["mine.txt"]
 
 
-def test_nothing_is_left_after_a_failure(
-    shrunk: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_after_a_failure(shrunk: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 

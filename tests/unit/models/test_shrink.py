@@ -31,9 +31,7 @@ def test_runs_and_learns(any_model: LoadedModel) -> None:
     output = any_model.model(input_ids=IDS)[0]
     assert output.shape == (2, 12, 128 if any_model.task == "encoder" else 1024)
     output.square().mean().backward()
-    gradients = [
-        m.weight.grad for name, m in any_model.model.named_modules() if type(m) is nn.Linear and ".0." in name
-    ]
+    gradients = [m.weight.grad for name, m in any_model.model.named_modules() if type(m) is nn.Linear and ".0." in name]
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
@@ -91,9 +89,7 @@ def test_rope_keeps_its_base_and_drops_its_scaling(shrunk: Load) -> None:
     assert shrunk("gpt_neox").model.config.rope_parameters["partial_rotary_factor"] == 0.25
 
 
-@pytest.mark.parametrize(
-    ("name", "task"), [("llama", "causal_lm"), ("bert", "masked_lm"), ("minilm", "encoder")]
-)
+@pytest.mark.parametrize(("name", "task"), [("llama", "causal_lm"), ("bert", "masked_lm"), ("minilm", "encoder")])
 def test_task_follows_the_architecture(shrunk: Load, name: str, task: str) -> None:
     assert shrunk(name).task == task
 

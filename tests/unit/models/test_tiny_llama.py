@@ -59,9 +59,7 @@ def test_shipped_config_is_the_one_of_the_code() -> None:
     }
 
 
-def test_missing_weights_name_the_command_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_name_the_command_that_makes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_llama, "directory", lambda: tmp_path)
     with pytest.raises(InputError, match="qat train recipe=demo/base"):
         tiny_llama.load()

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from qat.errors import InputError
+from qat.hosts import hosts, quantizers
 from qat.observers.minmax import MinMax
 from qat.observers.mse import MSE
 from qat.observers.percentile import Percentile
-from qat.prepare import hosts, prepare, quantizers
+from qat.prepare import prepare
 from qat.ptq.calibrate import calibrate
 from qat.ptq.rtn import RTN
 from qat.scheme import preset

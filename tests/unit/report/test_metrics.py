@@ -28,9 +28,7 @@ def metrics() -> Metrics:
         base=Quality(loss=1.5, perplexity=4.48, top1_agreement=1.0, kl=0.0, bytes=2000),
         ptq={"rtn": Quality(loss=1.66, bytes=500, of="tuned_float")},
         qat=QATQuality(loss=1.54, recovery={"rtn": 0.75}, recovery_against="tuned_float"),
-        exports={
-            "compressed_tensors": ExportResult(bytes=600, tensors=3, mismatched_codes=0, mismatched_scales=0)
-        },
+        exports={"compressed_tensors": ExportResult(bytes=600, tensors=3, mismatched_codes=0, mismatched_scales=0)},
         train=Train(tokens_per_second=1000.0, peak_memory_bytes=1, seconds=2.0),
         samples=[Sample(prompt="def ", continuations={"qat": "main("})],
     )

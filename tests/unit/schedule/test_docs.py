@@ -57,11 +57,7 @@ def test_the_error_has_the_words_of_the_page() -> None:
 
 
 def test_the_worked_steps() -> None:
-    rows = {
-        cells[0]: cells[1:]
-        for line in PAGE.splitlines()
-        if (cells := re.findall(r"\| ([^|]+?) (?=\|)", line))
-    }
+    rows = {cells[0]: cells[1:] for line in PAGE.splitlines() if (cells := re.findall(r"\| ([^|]+?) (?=\|)", line))}
     progress = [(k + 1) / 6 for k in range(6)]
     bits, blend = ProgressiveBits(bits=(8, 6, 4)), Blend()
     assert rows["local step"] == [str(k) for k in range(6)]

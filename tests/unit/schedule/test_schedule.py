@@ -69,9 +69,7 @@ def test_the_state_does_not_depend_on_what_was_asked_before(steps: list[int]) ->
 @given(st.integers(0, 20))
 def test_a_resumed_run_sees_the_states_of_the_uninterrupted_one(stopped: int) -> None:
     before, after = four_phases(), four_phases()  # two processes, each with a schedule of its own
-    resumed = [before.state_at(step) for step in range(stopped)] + [
-        after.state_at(s) for s in range(stopped, 20)
-    ]
+    resumed = [before.state_at(step) for step in range(stopped)] + [after.state_at(s) for s in range(stopped, 20)]
     assert resumed == STATES
 
 
@@ -82,9 +80,7 @@ def test_a_skipped_phase_is_not_there() -> None:
 
 
 def test_rows_have_one_line_for_each_stretch() -> None:
-    shown = [
-        (row.phase, row.kind, row.steps, row.bits, row.quantized, row.details) for row in four_phases().rows()
-    ]
+    shown = [(row.phase, row.kind, row.steps, row.bits, row.quantized, row.details) for row in four_phases().rows()]
     assert shown == [
         ("warmup", "float_warmup", "0-1", "-", "nothing", ""),
         ("blend", "blend", "2-5", "scheme", "all", "mix 0.25 -> 1"),
@@ -181,6 +177,13 @@ def test_check_refuses_an_end_that_is_not_the_scheme(options: dict[str, bool | f
     schedule = PrecisionSchedule({"main": FakeQuant(), "end": Ends(**options)}, 10)
     with pytest.raises(InputError, match=f"the last phase 'end' does not end fully quantized: {fault};"):
         schedule.check(scheme_bits=(4, 8))
+
+
+def test_check_holds_a_block_order_against_the_model() -> None:
+    schedule = PrecisionSchedule({"layers": Layerwise(order=(1, 0), share=0.5), "main": FakeQuant()}, 10)
+    schedule.check(scheme_bits=4, num_blocks=2)
+    with pytest.raises(InputError, match="phase 'layers': order=.* each of the model's 3 blocks"):
+        schedule.check(scheme_bits=4, num_blocks=3)
 
 
 def test_check_takes_the_narrowest_group_of_the_scheme() -> None:

@@ -39,9 +39,7 @@ def test_the_yaml_has_exactly_the_options_of_the_class(path: Path) -> None:
 def test_the_yaml_shows_the_defaults_of_the_class(path: Path) -> None:
     target, options = load(path)
     defaults = {field.name: field.default for field in dataclasses.fields(target)}
-    assert {
-        name: value for name, value in options.items() if defaults[name] not in (value, dataclasses.MISSING)
-    } == {}
+    assert {name: value for name, value in options.items() if defaults[name] not in (value, dataclasses.MISSING)} == {}
 
 
 @each

@@ -102,7 +102,5 @@ def test_a_share_that_is_a_block_up_to_rounding_errors_does_not_begin_the_next()
 @pytest.mark.parametrize("order", [(0, 1), (0, 1, 2, 4), (0, 1, 2, 3, 4)])
 def test_an_explicit_order_must_name_each_block_once(order: tuple[int, ...]) -> None:
     state = PrecisionState("layers", blocks=0.5, block_order=order)
-    with pytest.raises(
-        InputError, match=r"phase 'layers': order=.* each of the model's 4 blocks \(0 to 3\) once"
-    ):
+    with pytest.raises(InputError, match=r"phase 'layers': order=.* each of the model's 4 blocks \(0 to 3\) once"):
         state.quantized_blocks(4)

@@ -28,7 +28,5 @@ def test_the_last_step_is_at_exactly_1_and_everything_is_on(curve: str) -> None:
 
 
 def test_another_curve_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(
-        InputError, match="blend: curve=cosinus must be linear or cosine; did you mean 'cosine'?"
-    ):
+    with pytest.raises(InputError, match="blend: curve=cosinus must be linear or cosine; did you mean 'cosine'?"):
         Blend(curve="cosinus")  # type: ignore[arg-type]
