@@ -59,8 +59,8 @@ def check_final(quantizer: FakeQuantizer, name: str) -> None:
     if not quantizer.final:
         bits = int(torch.log2(quantizer.qmax + 1).item()) + 1
         raise InputError(
-            f"{name} is at {bits} bits (enabled {quantizer.enabled.item():g}, mix {quantizer.mix.item():g}), the scheme "
-            f"promises {quantizer.args.num_bits} bits; let the schedule end before freezing"
+            f"{name} is at {bits} bits (enabled {quantizer.enabled.item():g}, mix {quantizer.mix.item():g}), "
+            f"the scheme promises {quantizer.args.num_bits} bits; let the schedule end before freezing"
         )
 
 
