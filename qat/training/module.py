@@ -1,0 +1,245 @@
+"""The Lightning module: a float or prepared model, its loss and teacher, under a precision schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from qat.errors import InputError
+from qat.hosts import apply_state, hosts, range_parameters
+from qat.schedule.schedule import PrecisionSchedule
+from qat.schedule.state import PrecisionState
+from qat.training import optim
+from qat.training.losses import Loss
+from qat.training.losses.base import token_cross_entropy
+from qat.training.masking import Masking
+from qat.training.optim import OptimizerConfig
+
+if TYPE_CHECKING:
+    from qat.models.loaded import Task
+
+_SEED_STRIDE = 2**31  # keeps the micro-batches of one seed apart from those of the next
+_VALIDATION_SEED = -(2**31)  # keeps the masks of validation apart from those of training
+
+
+class QATModule(pl.LightningModule):
+    """Trains ``model`` in place.
+
+    Everything that varies over the run (precision, rate, dropout, masks, batches) is a pure function of the
+    seed and the step, so that a checkpoint of weights, ranges and moments is enough to resume bit for bit.
+
+    Args:
+        model: a transformers model, float or prepared.
+        loss: what is minimized.
+        optimizer: rates and decay.
+        task: which head the model has.
+        seed: of dropout and masks.
+        schedule: precision a step; ``None`` trains the model as it is (a float model).
+        teacher: float model for a loss that distills. It is neither trained nor saved.
+        masking: how a ``masked_lm`` model's inputs are hidden.
+
+    Raises:
+        InputError: if the loss does not fit the task, a teacher or masking is missing, or the weights are
+            not float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: OptimizerConfig,
+        task: Task,
+        seed: int,
+        schedule: PrecisionSchedule | None = None,
+        teacher: nn.Module | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        super().__init__()
+        loss.check(task)
+        if loss.needs_teacher and teacher is None:
+            raise InputError(f"loss {type(loss).__name__} needs a float teacher and none was given")
+        if task == "masked_lm" and masking is None:
+            raise InputError("a masked_lm model needs a tokenizer with a mask token; this model has none")
+        _check_dtype(model)
+        self.model = model
+        self._forward: Callable[..., Any] = model.__call__
+        self.loss = loss
+        self.config = optimizer
+        self.task: Task = task
+        self.seed = seed
+        self.schedule = schedule
+        self.masking = masking
+        # In a list, so that it is no submodule: neither its parameters nor its state are this module's.
+        self._teacher: list[nn.Module] = []
+        if teacher is not None and loss.needs_teacher:
+            self._teacher.append(teacher.eval().requires_grad_(False))
+        self.state: PrecisionState | None = None
+        self.window: dict[str, Tensor] = {}
+        self.validation_loss = float("nan")
+        self._validation = torch.zeros(2, dtype=torch.float64)
+
+    def compile_forward(self) -> None:
+        """Compile the forward pass of training; the model itself stays as it was, for what comes after."""
+        self._forward = torch.compile(self.model.forward)
+
+    def interpret_forward(self) -> None:
+        """Undo :meth:`compile_forward`, since compiled code calls no hooks."""
+        self._forward = self.model.__call__
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW and a rate that is a pure function of the step."""
+        ranges = [parameter for _, parameter in range_parameters(self.model)]
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
+        optimizer = optim.build_optimizer(self.model, ranges, self.config, fused=fused)
+        rate = optim.build_rate(optimizer, self.rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def rate_factor(self, step: int) -> float:
+        """Share of the highest rate at optimizer step ``step``, with the schedule's own factor."""
+        factor = optim.rate_factor(self.config, step, self.trainer.max_steps)
+        return factor if self.schedule is None else factor * self.schedule.state_at(step).lr_scale
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device; transformers loads models in evaluation mode, so leave it."""
+        self.model.train()
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Derive randomness and precision from the step alone."""
+        # Dropout draws from this seed: there is no generator state that a resume could lose.
+        torch.manual_seed(self._batch_seed(batch_idx))
+        if self.schedule is not None:
+            self.apply_precision(self.schedule.state_at(self.trainer.global_step))
+
+    def apply_precision(self, state: PrecisionState) -> None:
+        """Write ``state`` into the fake quantizers."""
+        if state != self.state:
+            apply_state(self.model, state)
+            self.state = state
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The loss of one micro-batch; its parts are summed up in ``window`` for logging."""
+        if self.masking is not None:
+            batch = self.masking.apply(batch, self._batch_seed(batch_idx))
+        parts = self.loss(self.task, batch, self._output(self._forward, batch), self._teach(batch))
+        for name, value in parts.items():
+            share = value.detach() / self.trainer.accumulate_grad_batches
+            self.window[name] = self.window[name] + share if name in self.window else share
+        return parts
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep what the schedule freezes out of the update and of the clipped norm."""
+        if self.state is not None and self.state.freeze_weights:
+            optim.freeze(optimizer, optim.WEIGHTS)
+        if self.state is not None and self.state.freeze_ranges:
+            optim.freeze(optimizer, optim.RANGES)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients; Lightning's own refuses a fused optimizer in bf16-mixed too."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def teardown(self, stage: str) -> None:
+        """Leave the device to what comes next; Lightning takes the trained model off it by itself."""
+        for teacher in self._teacher:
+            teacher.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model or scheme, in one line instead of torch's list.
+
+        Raises:
+            InputError: naming the first tensor that differs.
+        """
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        saved = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        for name in sorted(own.keys() | saved.keys()):
+            if own.get(name) != saved.get(name):
+                raise InputError(
+                    f"the checkpoint is of another model or scheme: '{name}' has shape {saved.get(name)} there "
+                    f"and {own.get(name)} here; resume a run with its own recipe"
+                )
+
+    def take_window(self) -> dict[str, Tensor]:
+        """Mean loss and parts of the accumulation window that has just ended; the next one starts empty."""
+        window, self.window = self.window, {}
+        return window
+
+    def rates(self) -> dict[str, float]:
+        """``lr/weights`` and ``lr/ranges`` of the optimizer step just done."""
+        factor = self.rate_factor(self.trainer.global_step - 1)
+        groups = self.trainer.optimizers[0].param_groups
+        return {f"lr/{group['kind']}": group["initial_lr"] * factor for group in groups}
+
+    def precision(self) -> dict[str, float]:
+        """``phase``, its place in the schedule, and ``bits`` of the narrowest weights (32: all are float)."""
+        if self.schedule is None or self.state is None:
+            return {}
+        state = self.state
+        quantizers = [host.weight_fake_quantizer for host in hosts(self.model).values()]
+        widths = [quantizer.args.num_bits for quantizer in quantizers if quantizer is not None]
+        on = bool(widths) and state.weights and state.mix > 0 and state.blocks > 0
+        bits = max(min(widths), state.weight_bits or 0) if on else 32
+        return {"phase": list(self.schedule.phases).index(state.phase), "bits": bits}
+
+    def on_validation_start(self) -> None:
+        """Validate at the precision of the last step, without letting observers see validation data."""
+        self._validation.zero_()
+        if self.state is not None:
+            self.apply_precision(replace(self.state, observe=False))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add up the loss of the validation blocks and what it is a mean over."""
+        if self.masking is not None:  # the same masks at every validation, so that losses compare
+            batch = self.masking.apply(batch, _VALIDATION_SEED + batch_idx)
+        output = self._output(self._forward, batch)
+        if self.task == "encoder":
+            count = torch.tensor(output.shape[0])
+            total = self.loss(self.task, batch, output, self._teach(batch))["loss"] * count
+        else:
+            total, count = token_cross_entropy(self.task, batch["labels"], output)
+        self._validation += torch.stack([total.double(), count.double()]).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Take the exact mean: over tokens, in nats; for an encoder over blocks, of the loss itself."""
+        total, count = self._validation.tolist()
+        self.validation_loss = total / count if count else float("nan")
+
+    def _output(self, forward: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
+        # Only a causal model has a cache of keys and values, which training never reads.
+        options: dict[str, Any] = {"use_cache": False} if self.task == "causal_lm" else {}
+        output = forward(input_ids=batch["input_ids"], **options)
+        tensor: Tensor = output.last_hidden_state if self.task == "encoder" else output.logits
+        return tensor
+
+    def _teach(self, batch: dict[str, Tensor]) -> Tensor | None:
+        if not self._teacher:
+            return None
+        # Not inference_mode: autograd keeps the teacher's tensor to differentiate the divergence.
+        with torch.no_grad():
+            return self._output(self._teacher[0], batch)
+
+    def _batch_seed(self, batch_idx: int) -> int:
+        """A seed of its own for each micro-batch; ``batch_idx`` counts from the start of the run."""
+        return (self.seed * _SEED_STRIDE + batch_idx) % 2**63
+
+
+def _check_dtype(model: nn.Module) -> None:
+    """Refuse 16-bit weights: an update below their last bit is lost, so at usual rates they do not move."""
+    narrow = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
+    if narrow:
+        raise InputError(
+            f"'{narrow[0]}' is {model.get_parameter(narrow[0]).dtype}, and training needs float32 weights; "
+            "set model.dtype=float32, and trainer.precision=bf16-mixed for 16-bit arithmetic"
+        )

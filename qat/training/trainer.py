@@ -1,0 +1,239 @@
+"""Runs a :class:`QATModule` under Lightning: options, checkpoints, resume."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from qat.errors import InputError
+from qat.training.callbacks.checkpoints import BEST, LAST, Checkpoints
+from qat.training.callbacks.interrupt import Interrupt
+from qat.training.callbacks.metrics import Metrics
+from qat.training.callbacks.nan_guard import NanGuard
+from qat.training.callbacks.progress import ProgressBar
+from qat.training.callbacks.quant_error import QuantError
+from qat.training.callbacks.throughput import Throughput, peak_memory_bytes
+from qat.training.checkpoint_io import AtomicCheckpointIO
+from qat.training.datamodule import QATDataModule
+from qat.training.loggers import CsvLogger
+from qat.training.module import QATModule
+
+_LEAST = {
+    **dict.fromkeys(("gradient_clip", "val_every", "quant_error_every", "workers"), 0),
+    **dict.fromkeys(("max_steps", "batch_size", "accumulate", "val_blocks"), 1),
+    **dict.fromkeys(("save_every", "log_every", "num_threads"), 1),
+    "block_size": 2,
+}
+_ALLOWED = {"precision": ("32", "bf16-mixed", "16-mixed"), "device": ("auto", "cpu", "gpu", "mps")}
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and on what to train.
+
+    Attributes:
+        max_steps: optimizer steps of the run.
+        batch_size: blocks of one micro-batch.
+        accumulate: micro-batches of one optimizer step; each weighs the same, whatever its trained tokens.
+        block_size: tokens of one block.
+        precision: arithmetic of the forward pass; weights, ranges and moments stay float32.
+        gradient_clip: largest norm of all gradients together; 0 does not clip.
+        val_every: optimizer steps between two validations; 0 for none.
+        val_blocks: validate on the first so many blocks; ``None`` for all.
+        save_every: optimizer steps between two ``last.ckpt``.
+        log_every: optimizer steps between two rows of training metrics.
+        quant_error_every: optimizer steps between two rows of each layer's quantization error and range
+            drift; 0 for none.
+        device: ``auto`` takes a GPU where there is one.
+        num_threads: CPU threads of torch; ``None`` leaves torch's choice. Another number may round otherwise.
+        workers: processes that read blocks; 0 reads in the main one.
+        compile: ``torch.compile`` the model; needs a C++ compiler on CPU.
+
+    Raises:
+        InputError: if a value is outside its range.
+    """
+
+    max_steps: int
+    batch_size: int = 16
+    accumulate: int = 1
+    block_size: int = 256
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    gradient_clip: float = 1.0
+    val_every: int = 100
+    val_blocks: int | None = None
+    save_every: int = 100
+    log_every: int = 10
+    quant_error_every: int = 100
+    device: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    num_threads: int | None = None
+    workers: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"trainer.{name}={value} must be {least} or more")
+        for name, allowed in _ALLOWED.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(f"trainer.{name}={value!r} must be one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished run was.
+
+    Attributes:
+        steps: optimizer steps done, those before a resume included.
+        tokens: tokens seen.
+        seconds: of training, without validation.
+        tokens_per_second: of training.
+        peak_memory_bytes: of the GPU, or of the process on CPU.
+        val_loss: last validation loss, ``None`` without validation.
+        best_val: lowest validation loss, ``None`` without validation.
+        last_checkpoint: the file to resume from.
+        best_checkpoint: weights at ``best_val``, ``None`` without validation.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    val_loss: float | None
+    best_val: float | None
+    last_checkpoint: Path
+    best_checkpoint: Path | None
+
+
+def fit(
+    module: QATModule,
+    datamodule: QATDataModule,
+    config: TrainerConfig,
+    loggers: Sequence[Logger],
+    run_dir: Path,
+    resume: bool = False,
+) -> FitResult:
+    """Train ``module`` in place up to ``config.max_steps``; its model is left on the CPU, in evaluation mode.
+
+    Args:
+        module: what to train.
+        datamodule: the batches.
+        config: how long and on what.
+        loggers: where metrics go besides ``metrics.csv``, which every run writes.
+        run_dir: the run folder; checkpoints go to ``checkpoints/``.
+        resume: go on from ``checkpoints/last.ckpt``. A run that was stopped before its first checkpoint
+            starts anew, which is the same run, since all of it follows from the seed and the step.
+
+    Raises:
+        InputError: if the device or precision is not there, or the checkpoint is of another model.
+        RunError: if a loss is not finite or the disk is full.
+        Interrupted: after Ctrl-C or SIGTERM, with ``last.ckpt`` saved.
+    """
+    directory = run_dir / "checkpoints"
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    throughput, interrupt = Throughput(), Interrupt(run_dir)
+    metrics = Metrics(config.log_every, throughput)
+    val_every = config.val_every if datamodule.validation is not None else 0
+    checkpoints = Checkpoints(directory, config.save_every, val_every, interrupt)
+    callbacks = [NanGuard(), throughput, metrics, ProgressBar(metrics), interrupt, checkpoints]
+    if config.quant_error_every and module.schedule is not None:
+        callbacks.insert(2, QuantError(config.quant_error_every))
+    csv_and_others = [CsvLogger(run_dir), *(one for one in loggers if not isinstance(one, CsvLogger))]
+    last = directory / LAST
+    with _quiet():
+        trainer = _lightning_trainer(config, val_every, run_dir, logger=csv_and_others, callbacks=callbacks)
+        if config.compile:
+            module.compile_forward()
+        try:
+            trainer.fit(module, datamodule=datamodule, ckpt_path=last if resume and last.exists() else None)
+        except SystemExit as error:  # how Lightning ends at a second Ctrl-C
+            raise KeyboardInterrupt from error
+    module.model.eval()
+    best = checkpoints.best if math.isfinite(checkpoints.best) else None
+    return FitResult(
+        steps=trainer.global_step,
+        tokens=throughput.tokens,
+        seconds=throughput.seconds,
+        tokens_per_second=throughput.tokens_per_second,
+        peak_memory_bytes=peak_memory_bytes(),
+        val_loss=None if math.isnan(checkpoints.latest) else checkpoints.latest,
+        best_val=best,
+        last_checkpoint=last,
+        best_checkpoint=None if best is None else directory / BEST,
+    )
+
+
+def _lightning_trainer(config: TrainerConfig, val_every: int, run_dir: Path, **parts: Any) -> pl.Trainer:
+    accelerator = _accelerator(config.device)
+    # Outside its own environment Lightning would look for a cluster's and requeue there.
+    plugins: list[Any] = [AtomicCheckpointIO(), LightningEnvironment()]
+    precision: Any = {"32": "32-true"}.get(config.precision, config.precision)
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        # Asked by name, Lightning trains in bfloat16 instead; torch does have float16 on CPU.
+        plugins.append(MixedPrecision("16-mixed", "cpu"))
+        precision = None
+    return pl.Trainer(
+        max_steps=config.max_steps,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip or None,
+        precision=precision,
+        accelerator=accelerator,
+        devices=1,
+        val_check_interval=(val_every or config.max_steps) * config.accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if val_every else 0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+        plugins=plugins,
+        **parts,
+    )
+
+
+def _accelerator(device: str) -> str:
+    """Lightning's name of the device.
+
+    Raises:
+        InputError: if the device asked for is not there.
+    """
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, is_there in there.items() if is_there)
+    if not there[device]:
+        found = ", ".join(name for name, is_there in there.items() if is_there)
+        raise InputError(f"trainer.device={device} is not available here; available: auto, {found}")
+    return device
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's tips and the advice it gives about choices that were made on purpose."""
+    names = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
