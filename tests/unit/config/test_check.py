@@ -72,9 +72,7 @@ def test_no_other_target_can_be_reached(key: str, target: str) -> None:
 
 
 def test_a_target_inside_plain_data_is_refused() -> None:
-    assert "scheme.config_groups.weights._target_" in refused(
-        "+scheme.config_groups.weights._target_=os.system"
-    )
+    assert "scheme.config_groups.weights._target_" in refused("+scheme.config_groups.weights._target_=os.system")
     assert "data.train.0._target_" in refused("data=text", "data.train=[{_target_:os.system}]")
 
 

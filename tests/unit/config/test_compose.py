@@ -27,9 +27,7 @@ def test_default_config_is_complete() -> None:
 
 
 def test_overrides_win_over_the_recipe_and_the_recipe_over_the_default(tmp_path: Path) -> None:
-    recipes = write(
-        tmp_path, "mine/a", "defaults: [{override /scheme: w8a8}]\nseed: 7\nevaluate: {batch_size: 3}\n"
-    )
+    recipes = write(tmp_path, "mine/a", "defaults: [{override /scheme: w8a8}]\nseed: 7\nevaluate: {batch_size: 3}\n")
     config = compose.compose(["recipe=mine/a", "seed=8"], recipes)
     assert (config.recipe, config.seed, config.evaluate.batch_size) == ("mine/a", 8, 3)
     assert config.scheme.config_groups.weights.weights.num_bits == 8

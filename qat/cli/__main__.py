@@ -1,0 +1,7 @@
+"""``python -m qat.cli`` is ``qat``."""
+
+import sys
+
+from qat.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,101 @@
+"""The words after the command, before Hydra sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from qat.config import record
+from qat.config.explain import explain
+from qat.errors import InputError
+
+RECIPES_FLAG = "--recipes"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What Hydra gets, and what must be known before it composes.
+
+    Attributes:
+        words: overrides and Hydra's own flags.
+        recipes: the user's folder of recipes.
+        help: whether help is asked for.
+    """
+
+    words: list[str]
+    recipes: str | None
+    help: bool
+
+    @classmethod
+    def parse(cls, words: list[str]) -> Arguments:
+        """Split off our own flags; ``resume=`` and ``run=`` put that run's overrides before the new ones.
+
+        Raises:
+            InputError: for a flag without its value, or a folder that is no run folder.
+        """
+        rest = _recipes_flag_to_override([word for word in words if word not in ("-h", "--help")])
+        folders = {key: value for key in ("resume", "run") if (value := _value(rest, key)) is not None}
+        if len(folders) > 1:
+            raise InputError("resume and run exclude each other; resume=<run folder> continues a training")
+        for folder in folders.values():
+            rest = [*record.read_overrides(Path(folder)), *rest]
+        return cls(_overrides_first(rest), _value(rest, "recipes"), help=bool({"-h", "--help"} & {*words}))
+
+
+def _recipes_flag_to_override(words: list[str]) -> list[str]:
+    """``--recipes DIR`` is the override ``recipes=<absolute DIR>``, so that it is recorded with the run."""
+    result: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag != RECIPES_FLAG:
+            result.append(word)
+            continue
+        folder = value if equals else next(rest, "")
+        if not folder:
+            raise InputError(f"{RECIPES_FLAG} needs a folder: {RECIPES_FLAG} DIR")
+        quoted = str(Path(folder).resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        result.append(f'recipes="{quoted}"')
+    return result
+
+
+def _overrides_first(words: list[str]) -> list[str]:
+    """Hydra's parser takes overrides in one piece only; let flags stand between them."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    overrides = parser.parse_intermixed_args(words).overrides
+    _refuse_targets_of_hydra(overrides)
+    return [*overrides, *(word for word in words if word not in overrides)]
+
+
+def _refuse_targets_of_hydra(words: list[str]) -> None:
+    """Hydra builds callbacks and plugins of its own before a job can check anything."""
+    for override in _parse(words):
+        if override.key_or_group.startswith("hydra") and "_target_" in str(override.input_line):
+            raise InputError(f"'{override.input_line}' is not allowed: a target of Hydra's own cannot be changed")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise InputError(f"{message}; see qat --help")
+
+
+def _value(words: list[str], key: str) -> str | None:
+    """The last value given for ``key``, as Hydra reads it."""
+    given = [word for word in words if word.startswith(f"{key}=")]
+    if not given:
+        return None
+    value = _parse(given)[-1].value()
+    return None if value is None else str(value)
+
+
+def _parse(words: list[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(words)
+    except OverrideParseException as error:
+        raise explain(error) from error

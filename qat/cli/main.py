@@ -1,0 +1,157 @@
+"""The command line, ``qat <command> [key=value ...]``: a command is a Hydra job, an error is one line.
+
+Exit codes: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted. ``QAT_DEBUG=1`` shows the
+traceback of an error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from qat import __version__
+from qat.cli import commands, completion, help, quiet
+from qat.cli.arguments import Arguments
+from qat.config import compose
+from qat.config.check import check
+from qat.config.explain import explain
+from qat.config.run_folder import RunFolder, choose
+from qat.errors import QatError, RunError
+
+INTERRUPTED = 130
+
+
+class Interrupted(RunError):
+    """Ctrl-C outside of a training, which has its own."""
+
+    exit_code = INTERRUPTED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after ``qat``; default: those of the process.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return _report("interrupted", INTERRUPTED)
+    except QatError as error:
+        return _report(str(error), error.exit_code)
+
+
+def _dispatch(words: list[str]) -> int:
+    if completion.is_request(words):
+        return _complete(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        help.overview(Console())
+    elif words[0] == "--version":
+        print(f"qat {__version__}")
+    else:
+        command, *rest = words
+        commands.check(command)
+        arguments = Arguments.parse(rest)
+        compose.setup(arguments.recipes)
+        if arguments.help:
+            help.command_page(Console(), command)
+        else:
+            _hydra(command, arguments.words)
+    return 0
+
+
+def _hydra(command: str, words: list[str]) -> None:
+    """Hand over to Hydra: it composes the config, serves ``--cfg`` and ``--multirun``, and calls the job."""
+
+    def job(config: DictConfig) -> None:
+        _run(command, config)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises instead of printing and exiting
+    typed, sys.argv = sys.argv, [f"qat {command}".strip(), *words]  # which is where Hydra reads them
+    decorate = hydra.main(config_path=None, config_name=compose.CONFIG_NAME, version_base=compose.VERSION_BASE)
+    try:
+        decorate(job)()
+    except QatError:
+        raise
+    except Exception as error:  # what a job raises arrives as a QatError, so this came out of composition
+        raise explain(error) from error
+    finally:
+        sys.argv = typed
+        GlobalHydra.instance().clear()
+
+
+def _run(command: str, config: DictConfig) -> None:
+    """Check the config, choose the run folder, run the job.
+
+    A single run exits with its own code. In a sweep an error is raised: Hydra goes on with the other jobs.
+    """
+    quiet.libraries()
+    context = HydraConfig.get()
+    sweep = context.mode == RunMode.MULTIRUN
+    swept = Path(context.runtime.output_dir) if sweep else None
+    try:
+        _start(command, config, list(context.overrides.task), swept)
+    except Exception as error:
+        known = error if isinstance(error, QatError) else None
+        if known is None:
+            traceback.print_exc()
+            known = RunError(f"unexpected {type(error).__name__} (a bug in qat, see the traceback above)")
+        if sweep:
+            raise known from error
+        raise SystemExit(_report(str(known), known.exit_code)) from error
+
+
+def _start(command: str, config: DictConfig, overrides: list[str], swept: Path | None) -> None:
+    # Here and not above: this imports torch, and --help and --cfg answer without.
+    job = commands.load(command)
+    if swept is not None:
+        (swept.parent / "multirun.yaml").unlink(missing_ok=True)  # may hold secrets; each job records itself
+    commands.check_accepts(command, {"resume": config.resume, "run": config.run})
+    run = check(config)
+    folder = choose(command, run, config, overrides, swept)
+    try:
+        job.main(run, folder)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted{_how_to_go_on(job, folder)}") from None
+    except Exception as error:
+        from qat.export.base import is_disk_full
+
+        if not is_disk_full(error):
+            raise
+        where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
+        raise RunError(f"no disk space left{where}; free some{_how_to_go_on(job, folder)}") from error
+
+
+def _how_to_go_on(job: ModuleType, folder: RunFolder) -> str:
+    """What to type, where there is something to go on with."""
+    resumable = "resume" in job.ACCEPTS and (folder.path / ".hydra").is_dir()
+    return f"; {folder.how_to_resume}" if resumable else ""
+
+
+def _report(message: str, code: int) -> int:
+    if os.environ.get("QAT_DEBUG") == "1":
+        traceback.print_exc()
+    line = " ".join(message.split())
+    print(f"qat: error: {line}" if code != INTERRUPTED else f"qat: {line}", file=sys.stderr)
+    return code
+
+
+def _complete(words: list[str]) -> int:
+    found = completion.complete_command()
+    if found is not None:
+        print(" ".join(found))
+    else:
+        compose.setup()
+        _hydra("", words)
+    return 0

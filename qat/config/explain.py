@@ -1,0 +1,83 @@
+"""Turn what Hydra and OmegaConf raise on a user's mistake into one line with the nearest valid names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from qat.config.compose import choices, groups
+from qat.errors import InputError, nearest
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
+
+
+def explain(error: Exception) -> InputError:
+    """What the user can do about ``error``, which came out of a composition."""
+    if (ours := _our_own(error)) is not None:
+        return ours
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return unknown_choice(*_split(error.missing_cfg_file))
+    if isinstance(error, OverrideParseException):
+        return InputError(f"'{error.override}' cannot be read as an option; write it as key=value{_quoting(error)}")
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and isinstance(cause.parent_node, DictConfig):
+        return unknown_key(str(cause.full_key), cause.parent_node.keys())
+    if isinstance(cause, MissingMandatoryValue):
+        return InputError(f"{cause.full_key} has no value; give it as {cause.full_key}=<value>")
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return InputError(f"{cause.full_key}: {_first_line(cause)}")
+    if "Config group override must be a string" in str(error):
+        return InputError("a group cannot be set to null; name one of its choices, or leave it out with '~<group>'")
+    return InputError(_one_line(error))
+
+
+def unknown_choice(group: str, name: str) -> InputError:
+    """``recipe=demo/w4a16_lsqq`` and the like."""
+    allowed = choices(group)
+    if not allowed:
+        return InputError(f"config group '{group}' does not exist{nearest(group, groups())}")
+    return InputError(f"{group} '{name}' not found{nearest(name, allowed) or ';'} choices: {', '.join(allowed)}")
+
+
+def unknown_key(full_key: str, siblings: Iterable[object]) -> InputError:
+    """``trainer.max_stepz=5`` and the like."""
+    parent, _, key = full_key.rpartition(".")
+    allowed = sorted({str(sibling) for sibling in siblings} - {"_target_", "hydra"})
+    where = f"{parent} has no option '{key}'" if parent else f"there is no option '{key}'"
+    listed = f" options: {', '.join(allowed)}" if allowed else " it takes none"
+    return InputError(f"{where}{nearest(key, allowed) or ';'}{listed}")
+
+
+def _our_own(error: BaseException | None) -> InputError | None:
+    """An error of ours that Hydra or OmegaConf wrapped, such as that of a resolver."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _split(config_path: str) -> tuple[str, str]:
+    """Group and name; only recipes are nested, so the first folder is the group."""
+    group, _, name = config_path.removesuffix(".yaml").partition("/")
+    return group, name
+
+
+def _quoting(error: OverrideParseException) -> str:
+    """Values with special characters are the usual reason for a parse error."""
+    return ", and put quotes around a value with special characters: 'key=\"a=b\"'" if "=" in error.override else ""
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line[:1].lower() + line[1:]
+
+
+def _one_line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__

@@ -1,0 +1,111 @@
+"""What ran, for the run folder: ``.hydra/config.yaml`` and ``.hydra/overrides.yaml``, without secrets."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from qat.errors import InputError
+from qat.paths import publish, temporary_beside
+
+REDACTED = "<redacted>"
+# The last word of a key, so that `tokenizer` and `max_new_tokens` stay readable.
+_SECRET = re.compile(r"(?i)(^|[._-])(\w*key|token|secret|password|passwd|credentials?)$")
+_COLUMNS = ("text_key", "messages_key")  # names of columns, not secrets
+_FROM_ENV = re.compile(r"\$\{\s*(oc\.)?env:")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain data, as it may be written down.
+
+    Interpolations are resolved, except those of the environment: these stay as they were written, and so do
+    the parts of values that refer to them. Values of keys that name a secret are replaced.
+    """
+    raw = OmegaConf.to_container(config, resolve=False)
+    safe = OmegaConf.to_container(OmegaConf.create(_escape_env(raw)), resolve=True)
+    redacted = _redact(safe)
+    assert isinstance(redacted, dict)
+    return redacted
+
+
+def redact_override(override: str) -> str:
+    """``logger.api_key=abc`` -> ``logger.api_key=<redacted>``; other overrides are returned as they are.
+
+    Example:
+        >>> redact_override("+logger.api_key=abc")
+        '+logger.api_key=<redacted>'
+    """
+    key, separator, _ = override.partition("=")
+    return f"{key}={REDACTED}" if separator and _is_secret(key) else override
+
+
+def write(config: dict[str, Any], overrides: Sequence[str], folder: Path) -> None:
+    """Write both files into the new folder ``<folder>/.hydra``; secrets must have been redacted."""
+    target = folder / ".hydra"
+    temporary = temporary_beside(target)
+    try:
+        (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        (temporary / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+        publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that the run in ``folder`` was made with.
+
+    Raises:
+        InputError: if ``folder`` is not a run folder.
+    """
+    config = _read(folder, "config.yaml")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder}/.hydra/config.yaml is damaged; it must hold a mapping")
+    return config
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """The overrides that the run in ``folder`` was made with; redacted ones are left out.
+
+    Raises:
+        InputError: if ``folder`` is not a run folder.
+    """
+    overrides = _read(folder, "overrides.yaml")
+    if not isinstance(overrides, list):
+        raise InputError(f"{folder}/.hydra/overrides.yaml is damaged; it must hold a list of key=value")
+    return [str(override) for override in overrides if not str(override).endswith(f"={REDACTED}")]
+
+
+def _read(folder: Path, name: str) -> Any:
+    path = folder / ".hydra" / name
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder (it has no .hydra/{name}); give one that 'qat run' made")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def _escape_env(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _escape_env(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_escape_env(item) for item in node]
+    return node.replace("${", "\\${") if isinstance(node, str) and _FROM_ENV.search(node) else node
+
+
+def _redact(node: Any, key: str = "") -> Any:
+    if isinstance(node, dict):
+        return {name: _redact(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_redact(item, key) for item in node]
+    return REDACTED if isinstance(node, str) and _is_secret(key) else node
+
+
+def _is_secret(key: str) -> bool:
+    return _SECRET.search(key) is not None and key.rpartition(".")[2] not in _COLUMNS

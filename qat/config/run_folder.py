@@ -1,0 +1,164 @@
+"""The run folder: where it is, when it may be made, and how an existing one is taken up again."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from qat.config import record
+from qat.config.schema import TRAINING_KEYS, RunConfig
+from qat.errors import InputError
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run; nothing is written before :meth:`create`.
+
+    Attributes:
+        command: what works on it.
+        path: the folder itself.
+        config: what ran, as plain data without secrets.
+        overrides: what was typed, without secrets.
+        exists: whether an earlier run made it (``resume=`` or ``run=``).
+        latest: link that :meth:`create` points at the folder, if any.
+    """
+
+    command: str
+    path: Path
+    config: dict[str, Any]
+    overrides: list[str]
+    exists: bool = False
+    latest: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Lightning's checkpoints; ``last.ckpt`` is the one to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def quantized(self) -> Path:
+        """The quantized checkpoint."""
+        return self.path / "quantized"
+
+    @property
+    def exports(self) -> Path:
+        """One folder an export format."""
+        return self.path / "exports"
+
+    @property
+    def how_to_resume(self) -> str:
+        """What to type after an interruption."""
+        return f"resume with: qat {self.command} resume={self.path}"
+
+    def create(self) -> Path:
+        """Make the folder and write what ran into ``.hydra``; an existing run is left as it is.
+
+        Raises:
+            InputError: if the folder cannot be made.
+        """
+        if self.exists:
+            return self.path
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InputError(
+                f"the run folder {self.path} cannot be made ({error.strerror}); choose another with run_dir=<folder>"
+            ) from error
+        record.write(self.config, self.overrides, self.path)
+        if self.latest is not None:
+            temporary = self.latest.with_name(f".latest.{os.getpid()}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            temporary.replace(self.latest)
+        return self.path
+
+
+def choose(
+    command: str, run: RunConfig, config: DictConfig, overrides: Sequence[str], swept: Path | None = None
+) -> RunFolder:
+    """Decide where a run goes.
+
+    Args:
+        command: what is run.
+        run: the checked config.
+        config: the composed config, to be written down.
+        overrides: what was typed.
+        swept: the folder that Hydra made for this job of a ``--multirun``.
+
+    Raises:
+        InputError: if ``run_dir`` exists, ``resume`` or ``run`` is no run folder, or a resumed run would not
+            train as it began.
+    """
+    safe = record.resolved(config)
+    typed = [record.redact_override(override) for override in overrides]
+    taken_up = run.resume or run.run
+    if taken_up is not None:
+        saved = record.read_config(Path(taken_up))
+        if run.resume is not None:
+            _refuse_change(saved, safe, taken_up)
+        return RunFolder(command, _behind_link(Path(taken_up)), safe, typed, exists=True)
+    if swept is not None:
+        return RunFolder(command, swept, safe, typed)
+    if run.run_dir is not None:
+        path = Path(run.run_dir)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"run_dir={path} exists; choose another, or continue it with resume={path}")
+        return RunFolder(command, path, safe, typed)
+    parent = OUTPUTS / (run.recipe or _model_name(run))
+    return RunFolder(command, _fresh(parent), safe, typed, latest=parent / "latest")
+
+
+def _behind_link(path: Path) -> Path:
+    """What ``latest`` points at now: another run may move it while this one works."""
+    return path.parent / path.readlink() if path.is_symlink() else path
+
+
+def difference(saved: Any, now: Any, key: str) -> tuple[str, Any, Any] | None:
+    """The first place in which two plain containers differ: its dotted key and both values.
+
+    Example:
+        >>> difference({"a": {"b": 1}}, {"a": {"b": 2}}, "top")
+        ('top.a.b', 1, 2)
+    """
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for name in [*saved, *(name for name in now if name not in saved)]:
+            found = difference(saved.get(name), now.get(name), f"{key}.{name}")
+            if found is not None:
+                return found
+        return None
+    return None if saved == now else (key, saved, now)
+
+
+def _refuse_change(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:
+    for key in TRAINING_KEYS:
+        found = difference(saved.get(key), now.get(key), key)
+        if found is not None:
+            place, before, after = found
+            raise InputError(
+                f"{place}={after} but {folder} was started with {before}; a resumed run must train as it "
+                f"began, so leave {place} out or start a new run"
+            )
+
+
+def _model_name(run: RunConfig) -> str:
+    """Last part of the model's path or hub id, else the name of its config."""
+    path = run.model.get("path") if run.model else None
+    return Path(path).name if path else str(run.choices.model)
+
+
+def _fresh(parent: Path) -> Path:
+    """A folder named after the present second that is not there yet."""
+    time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    names = [time, *(f"{time}-{count}" for count in range(2, 100))]
+    return next(parent / name for name in names if not (parent / name).exists())

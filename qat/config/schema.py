@@ -1,0 +1,125 @@
+"""The typed base of every run: ``configs/config.yaml`` and the recipes fill in this dataclass.
+
+A *component* is a node with a ``_target_`` that comes from a config group (``model=hf`` puts
+``configs/model/hf.yaml`` at ``model``). Its options are checked against the target's signature in
+:mod:`qat.config.check`, so no component is described twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from qat.errors import InputError
+
+# Where a component may sit -> the package that its target must be in.
+COMPONENTS = {
+    "model": "qat.models",
+    "data": "qat.data",
+    "scheme": "qat.scheme",
+    "fake_quantizer": "qat.fake_quant",
+    "observer": "qat.observers",
+    "ptq": "qat.ptq",
+    "loss": "qat.training",
+    "optimizer": "qat.training",
+    "trainer": "qat.training",
+    "logger": "qat.training",
+    "engine": "qat.engines",
+}
+# Where any number of components sit, each under a name of its own.
+NAMED_COMPONENTS = {
+    "schedule": "qat.schedule",
+    "baseline.ptq": "qat.ptq",
+    "export": "qat.export",
+}
+# What decides the weights that a training ends with: a resume must find these unchanged.
+TRAINING_KEYS = (
+    *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer"),
+    *("loss", "optimizer", "trainer", "schedule", "baseline"),
+)
+
+
+@dataclass
+class Baseline:
+    """What the result is compared with."""
+
+    # Train the float base on for the same steps, data, rates: the honest float reference, at twice the cost.
+    tuned_float: bool = False
+    # PTQ algorithms that start from the tuned float (or the base, without one): name -> component of `ptq`.
+    ptq: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluate:
+    """How models are scored; the same for float, PTQ, QAT and exports."""
+
+    # Blocks of the test split that are scored, from the first one on; null: all of them.
+    blocks: int | None = None
+    batch_size: int = 8
+    # Write sample continuations of `prompts` into metrics.json.
+    generate: bool = False
+    prompts: list[str] = field(default_factory=lambda: ["def ", "import "])
+    max_new_tokens: int = 48
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "batch_size", "max_new_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:  # while Hydra composes, it may be an interpolation
+                raise InputError(f"evaluate.{name}={value} must be 1 or more")
+
+
+@dataclass
+class Choices:
+    """Names of the configs that were picked, for reports and folders."""
+
+    model: str | None = None
+    scheme: str | None = None
+    ptq: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """One run, whatever the command; a command reads the parts it needs."""
+
+    # Name of the recipe, filled in by the choice `recipe=<folder>/<name>`.
+    recipe: str | None = None
+    choices: Choices = field(default_factory=Choices)
+    seed: int = 0
+    # Where the result goes; null: outputs/<recipe or model>/<time>.
+    run_dir: str | None = None
+    # Continue this interrupted run folder (commands `run` and `train`).
+    resume: str | None = None
+    # Work on this finished run folder (commands `export`, `evaluate` and `validate`).
+    run: str | None = None
+    # A folder of your own recipes; they come before the shipped ones.
+    recipes: str | None = None
+
+    model: Any = None
+    data: Any = None
+    scheme: Any = None
+    fake_quantizer: Any = None
+    observer: Any = None
+    # The algorithm of `qat ptq`.
+    ptq: Any = None
+    # Batches of the training split that PTQ algorithms and static activations are calibrated on.
+    calibration_batches: int = 8
+    loss: Any = None
+    optimizer: Any = None
+    trainer: Any = None
+    logger: Any = None
+    engine: Any = None
+    export: dict[str, Any] = field(default_factory=dict)
+
+    # Phases in order: name -> component of group `phase`. Empty: `fake_quant` for the whole run.
+    schedule: dict[str, Any] = field(default_factory=dict)
+    baseline: Baseline = field(default_factory=Baseline)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    # Bounds that `qat run` holds its metrics.json to: the same nesting, ending in `{min: ..}` or `{max: ..}`.
+    expect: dict[str, Any] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Make :class:`RunConfig` known to Hydra under the name that ``configs/config.yaml`` starts from."""
+    ConfigStore.instance().store(name="run_config", node=RunConfig, provider="qat")

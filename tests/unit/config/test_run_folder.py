@@ -1,0 +1,132 @@
+"""Where a run goes, and which existing folder it may take up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from qat.config import record
+from qat.config.compose import compose
+from qat.config.run_folder import RunFolder, choose, difference
+from qat.config.schema import RunConfig
+from qat.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def chosen(*overrides: str, swept: Path | None = None) -> RunFolder:
+    config = compose(overrides)
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, RunConfig)
+    return choose("run", run, config, overrides, swept)
+
+
+def test_nothing_is_written_before_it_is_created(tmp_path: Path) -> None:
+    folder = chosen("recipe=demo/base")
+    assert list(tmp_path.iterdir()) == []
+    assert folder.path.parent == Path("outputs/demo/base")
+    folder.create()
+    assert record.read_config(folder.path)["recipe"] == "demo/base"
+    assert record.read_overrides(folder.path) == ["recipe=demo/base"]
+
+
+def test_latest_points_at_the_newest() -> None:
+    first, second = chosen("recipe=demo/base"), None
+    first.create()
+    second = chosen("recipe=demo/base")
+    second.create()
+    assert first.path != second.path
+    latest = Path("outputs/demo/base/latest")
+    assert latest.is_symlink()
+    assert latest.resolve() == second.path.resolve()
+    assert record.read_config(latest)["recipe"] == "demo/base"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [(["model=hf", "model.path=meta-llama/Llama-3.2-1B"], "Llama-3.2-1B"), ([], "tiny_llama")],
+)
+def test_without_a_recipe_the_model_gives_the_name(overrides: list[str], name: str) -> None:
+    assert chosen(*overrides).path.parent == Path("outputs") / name
+
+
+def test_a_given_folder_must_not_exist(tmp_path: Path) -> None:
+    assert chosen("run_dir=mine").path == Path("mine")
+    (tmp_path / "mine").mkdir()
+    assert chosen("run_dir=mine").path == Path("mine")  # empty: nothing can be lost
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(InputError, match="run_dir=mine exists; choose another, or continue it with resume=mine"):
+        chosen("run_dir=mine")
+
+
+def test_a_sweep_job_goes_where_hydra_put_it() -> None:
+    assert chosen(swept=Path("sweep/3")).path == Path("sweep/3")
+
+
+def test_an_existing_run_is_left_as_it_is() -> None:
+    chosen("run_dir=mine", "seed=1").create()
+    before = (Path("mine") / ".hydra" / "overrides.yaml").read_bytes()
+    again = chosen("run_dir=mine", "seed=1", "resume=mine", "logger=wandb")
+    assert again.exists
+    again.create()
+    assert (Path("mine") / ".hydra" / "overrides.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_steps=7", "trainer.max_steps=7 but mine was started with 1000"),
+        ("seed=2", "seed=2 but mine was started with 0"),
+        ("scheme=w8a8", "scheme.config_groups.weights.weights.num_bits=8 but mine was started with 4"),
+        ("recipe=demo/base", "recipe=demo/base but mine was started with None"),
+        ("+phase@schedule.x=blend", "schedule.x={"),
+    ],
+)
+def test_a_resumed_run_trains_as_it_began(override: str, message: str) -> None:
+    chosen("run_dir=mine").create()
+    with pytest.raises(InputError) as caught:
+        chosen("resume=mine", override)
+    assert message in str(caught.value)
+    assert "must train as it began" in str(caught.value)
+
+
+def test_what_does_not_train_may_change_on_resume() -> None:
+    chosen("run_dir=mine").create()
+    assert chosen("resume=mine", "logger=wandb", "evaluate.blocks=3", "export=[]", "expect={}").exists
+
+
+def test_latest_is_followed_once() -> None:
+    first = chosen("recipe=demo/base")
+    first.create()
+    assert chosen("recipe=demo/base", "run=outputs/demo/base/latest").path == first.path
+
+
+def test_run_takes_up_a_folder_whatever_changed() -> None:
+    chosen("run_dir=mine").create()
+    assert chosen("run=mine", "seed=9", "scheme=w8a8").exists
+
+
+@pytest.mark.parametrize("key", ["resume", "run"])
+def test_no_run_folder(key: str) -> None:
+    with pytest.raises(InputError, match="nowhere is not a run folder"):
+        chosen(f"{key}=nowhere")
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "expected"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, ("k.a.b", 1, 2)),
+        ({"a": 1}, {"a": 1, "b": 2}, ("k.b", None, 2)),
+        ({"a": 1, "b": 2}, {"a": 1}, ("k.b", 2, None)),
+        ([1, 2], [2, 1], ("k", [1, 2], [2, 1])),
+        ({"a": [1]}, {"a": [1]}, None),
+        (None, {}, ("k", None, {})),
+    ],
+)
+def test_difference(saved: object, now: object, expected: object) -> None:
+    assert difference(saved, now, "k") == expected
