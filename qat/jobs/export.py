@@ -1,0 +1,27 @@
+"""Write the exports of a finished run: qat export run=<run folder> export=<format>."""
+
+from __future__ import annotations
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.config.run_folder import RunFolder
+from qat.config.schema import RunConfig
+from qat.errors import InputError
+from qat.export.base import folder_bytes
+from qat.jobs.stages import exports
+from qat.jobs.stages.console import say
+from qat.report.summary import human_bytes
+
+ACCEPTS = ("run",)
+
+
+def main(run: RunConfig, folder: RunFolder) -> None:
+    """Run the command."""
+    if run.run is None:
+        raise InputError("qat export works on a finished run; name it with run=<run folder>")
+    if not run.export:
+        raise InputError("no export is picked; name one with export=<format>")
+    checkpoint = QuantizedCheckpoint.load(folder.quantized)
+    for name, exporter in exports.exporters(run).items():
+        target = folder.exports / name
+        exporter.write(checkpoint, target, tokenizer_dir=folder.quantized)
+        say(f"{name}: {target} ({human_bytes(folder_bytes(target))})")

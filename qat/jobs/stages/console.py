@@ -1,0 +1,19 @@
+"""What a job says on the way: plain lines and tables on standard output."""
+
+from __future__ import annotations
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+
+def say(line: str, style: str = "") -> None:
+    """Print one line as it is: no markup in it, and a long path is not broken."""
+    Console().print(Text(line, style), soft_wrap=True)
+
+
+def show(*tables: RenderableType) -> None:
+    """Print tables with an empty line behind each."""
+    console = Console()
+    for table in tables:
+        console.print(table)
+        console.print()

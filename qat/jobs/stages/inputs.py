@@ -1,0 +1,70 @@
+"""The first stage of every command: the model, its text, and what both must agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from qat.config.check import instantiate
+from qat.config.schema import RunConfig
+from qat.data.document import Source, Split
+from qat.data.tokens import TokenBlocks, build_tokens
+from qat.errors import InputError
+from qat.models.loaded import LoadedModel
+from qat.training.trainer import TrainerConfig, accelerator_of
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes:
+        loaded: the float base with its tokenizer.
+        source: where the text comes from.
+        trainer: how long and on what to train; also the block size and the device of everything else.
+    """
+
+    loaded: LoadedModel
+    source: Source
+    trainer: TrainerConfig
+
+    @property
+    def device(self) -> torch.device:
+        """The device of ``trainer.device``, for everything besides training."""
+        name = accelerator_of(self.trainer.device)
+        return torch.device("cuda" if name == "gpu" else name)
+
+    def tokens(self, split: Split) -> TokenBlocks:
+        """The packed blocks of a split, from the cache when they are there."""
+        return build_tokens(self.source, self.loaded.tokenizer, split, self.trainer.block_size)
+
+    def calibration(self, batches: int) -> Iterator[dict[str, Tensor]]:
+        """The first batches of the training split, as keyword arguments of a model on :attr:`device`."""
+        blocks = self.tokens("train")
+        size = min(self.trainer.batch_size, len(blocks))
+        starts = range(0, len(blocks) - size + 1, size)
+        for start in islice(starts, batches):
+            rows = [blocks[start + row]["input_ids"] for row in range(size)]
+            yield {"input_ids": torch.stack(rows).to(self.device)}
+
+
+def load(run: RunConfig) -> Inputs:
+    """Load the model and open the text.
+
+    Raises:
+        InputError: if either cannot be used, a block is longer than the model's context, or the device is not
+            there.
+    """
+    trainer: TrainerConfig = instantiate(run.trainer, "trainer")
+    accelerator_of(trainer.device)
+    loaded: LoadedModel = instantiate(run.model, "model")
+    if trainer.block_size > loaded.context:
+        raise InputError(
+            f"trainer.block_size={trainer.block_size} is longer than the context of {loaded.name}, "
+            f"{loaded.context} tokens; set trainer.block_size={loaded.context} or less"
+        )
+    return Inputs(loaded, instantiate(run.data, "data"), trainer)

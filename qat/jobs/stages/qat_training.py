@@ -1,0 +1,94 @@
+"""Prepare, print what will happen, train, freeze: what ``qat run`` and ``qat train`` share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.config.run_folder import RunFolder
+from qat.config.schema import RunConfig
+from qat.export.base import Exporter
+from qat.jobs.stages import exports, quantization, training
+from qat.jobs.stages.console import show
+from qat.jobs.stages.inputs import Inputs
+from qat.models.loaded import LoadedModel
+from qat.schedule.schedule import PrecisionSchedule
+from qat.scheme import Scheme
+from qat.training.losses import Loss
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be checked before the model is loaded."""
+
+    scheme: Scheme
+    schedule: PrecisionSchedule
+    loss: Loss
+    exporters: dict[str, Exporter]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training.
+
+    Attributes:
+        checkpoint: what was trained, in integers.
+        tuned: the float model trained on for the same steps, if the run asks for it.
+    """
+
+    checkpoint: QuantizedCheckpoint
+    tuned: LoadedModel | None
+
+
+def plan(run: RunConfig) -> Plan:
+    """Read what the run is to do.
+
+    Raises:
+        InputError: if it has no scheme, its schedule does not end at the scheme, or its parts do not fit.
+    """
+    scheme = quantization.scheme_of(run)
+    schedule = quantization.schedule_of(run, scheme)
+    return Plan(scheme, schedule, training.loss_of(run), exports.exporters(run))
+
+
+def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trained:
+    """Train the base under the run's schedule; what a resumed run has finished is read back instead.
+
+    Everything that can be refused is refused before the folder is made and the first step is taken.
+    """
+    scheme, schedule, loss = plan.scheme, plan.schedule, plan.loss
+    prepared = quantization.prepare_copy(run, inputs, scheme)
+    untrained = QuantizedCheckpoint.freeze(prepared.model, scheme, inputs.loaded.task)
+    for exporter in plan.exporters.values():
+        exporter.takes(untrained)
+    del untrained
+    training.check(inputs, loss)
+
+    show(prepared.report.table(), schedule.table())
+    folder.create()
+    _write_json(folder, "prepare.json", prepared.report.to_dict())
+    _write_json(folder, "schedule.json", schedule.to_dict())
+    tuned = training.tune_float(run, inputs, folder)
+    if not folder.quantized.is_dir():
+        teacher = None
+        if loss.needs_teacher:
+            teacher = tuned if tuned is not None and getattr(loss, "teacher", None) == "tuned_float" else inputs.loaded
+        training.fit_model(
+            run,
+            inputs,
+            prepared.model,
+            loss,
+            folder,
+            folder.path,
+            schedule,
+            None if teacher is None else teacher.model,
+            training.extra_loggers(run, folder),
+        )
+        frozen = QuantizedCheckpoint.freeze(prepared.model, scheme, inputs.loaded.task)
+        frozen.save(folder.quantized, inputs.loaded.tokenizer)
+    return Trained(QuantizedCheckpoint.load(folder.quantized), tuned)
+
+
+def _write_json(folder: RunFolder, name: str, content: object) -> None:
+    (folder.path / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

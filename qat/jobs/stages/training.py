@@ -1,0 +1,159 @@
+"""The stages that train: the float reference, and the prepared model. A resume does neither of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qat.config.check import instantiate
+from qat.config.run_folder import RunFolder
+from qat.config.schema import RunConfig
+from qat.errors import InputError
+from qat.jobs.stages.inputs import Inputs
+from qat.models import hf
+from qat.models.loaded import LoadedModel
+from qat.models.save import save_float
+from qat.report.metrics import Train
+from qat.schedule.schedule import PrecisionSchedule
+from qat.training.callbacks.interrupt import Interrupted
+from qat.training.datamodule import QATDataModule
+from qat.training.loggers import CsvLogger
+from qat.training.losses import CrossEntropy, Loss
+from qat.training.masking import Masking
+from qat.training.module import QATModule, check_dtype
+from qat.training.trainer import fit
+
+
+def loss_of(run: RunConfig) -> Loss:
+    """The loss of the run.
+
+    Raises:
+        InputError: if it learns from a tuned float that the run does not train.
+    """
+    loss: Loss = instantiate(run.loss, "loss")
+    if getattr(loss, "teacher", None) == "tuned_float" and not run.baseline.tuned_float:
+        raise InputError("loss.teacher=tuned_float needs the tuned float; set baseline.tuned_float=true")
+    return loss
+
+
+def check(inputs: Inputs, loss: Loss) -> None:
+    """Refuse, before the run folder is made, what a training could not use.
+
+    Raises:
+        InputError: if the text, the weights' dtype, or the loss does not do.
+    """
+    inputs.tokens("train")
+    if inputs.trainer.val_every:
+        inputs.tokens("validation")
+    loss.check(inputs.loaded.task)
+    check_dtype(inputs.loaded.model)
+    _masking(inputs)
+
+
+def tune_float(run: RunConfig, inputs: Inputs, folder: RunFolder) -> LoadedModel | None:
+    """The base trained on in float for the run's steps, data and rates; None if the run does not ask for it.
+
+    It is kept in ``tuned_float/model`` and always read back from there: a resumed run has the same one.
+    """
+    if not run.baseline.tuned_float:
+        return None
+    directory = folder.path / "tuned_float"
+    final = directory / "model"
+    base = inputs.loaded
+    if not final.is_dir():
+        tuned = replace(base, model=deepcopy(base.model))
+        fit_model(run, inputs, tuned.model, CrossEntropy(), folder, directory)
+        save_float(tuned, final)
+    dtype = str(base.model.dtype).removeprefix("torch.")
+    attention = base.model.config._attn_implementation
+    loaded = hf.load(str(final), dtype, attention, task=base.task)  # type: ignore[arg-type]
+    return replace(base, model=loaded.model)
+
+
+def fit_model(
+    run: RunConfig,
+    inputs: Inputs,
+    model: nn.Module,
+    loss: Loss,
+    folder: RunFolder,
+    directory: Path,
+    schedule: PrecisionSchedule | None = None,
+    teacher: nn.Module | None = None,
+    loggers: Sequence[Any] = (),
+) -> None:
+    """Train ``model`` in place and write what it cost to ``training.json``.
+
+    Args:
+        run: the checked config.
+        inputs: text and trainer.
+        model: float (without ``schedule``) or prepared.
+        loss: what is minimized.
+        folder: the run folder; an existing one resumes from its last checkpoint.
+        directory: where checkpoints and ``metrics.csv`` go, inside the run folder.
+        schedule: precision a step.
+        teacher: float model for a loss that distills.
+        loggers: where metrics go besides ``metrics.csv``.
+
+    Raises:
+        Interrupted: after Ctrl-C; its message says how to resume.
+    """
+    trainer, task = inputs.trainer, inputs.loaded.task
+    module = QATModule(
+        model,
+        loss,
+        instantiate(run.optimizer, "optimizer"),
+        task,
+        run.seed,
+        schedule,
+        teacher,
+        _masking(inputs),
+    )
+    data = QATDataModule(
+        inputs.tokens("train"),
+        inputs.tokens("validation") if trainer.val_every else None,
+        trainer.batch_size,
+        run.seed,
+        trainer.val_blocks,
+        trainer.workers,
+    )
+    try:
+        result = fit(module, data, trainer, [CsvLogger(directory), *loggers], directory, resume=folder.exists)
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(';')[0]}; {folder.how_to_resume}") from error
+    cost = Train(
+        steps=result.steps,
+        tokens=result.tokens,
+        tokens_per_second=result.tokens_per_second,
+        peak_memory_bytes=result.peak_memory_bytes,
+        seconds=result.seconds,
+    )
+    cost_file(directory).write_text(cost.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _masking(inputs: Inputs) -> Masking | None:
+    loaded = inputs.loaded
+    return Masking.from_tokenizer(loaded.tokenizer) if loaded.task == "masked_lm" else None
+
+
+def extra_loggers(run: RunConfig, folder: RunFolder) -> list[Any]:
+    """The logger that the run picks, unless it is ``metrics.csv``, which every training writes."""
+    if run.logger is None:
+        return []
+    picked = instantiate(run.logger, "logger", run_dir=folder.path)
+    return [] if isinstance(picked, CsvLogger) else [picked]
+
+
+def cost_file(directory: Path) -> Path:
+    """What a finished training cost."""
+    return directory / "training.json"
+
+
+def cost_of(directory: Path) -> Train | None:
+    """The cost of the training in ``directory``; None where nothing was trained."""
+    path = cost_file(directory)
+    return Train.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,217 @@
+"""Every command on a small random Llama and one file of text, and a run that is taken up again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qat.cli.main import main
+from qat.jobs.stages import exports as export_stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides for two steps on a shrunk Llama with quantized activations."""
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text(Path(sysconfig.get_path("stdlib"), "bisect.py").read_text())
+    return [
+        *("model=hf", "model.path=any", "model.shrink=true", "model.architecture={model_type: llama}"),
+        *("data=text", *(f"data.{split}=[{text}]" for split in ("train", "validation", "test"))),
+        *("trainer.max_steps=4", "trainer.block_size=32", "trainer.batch_size=2", "trainer.val_every=2"),
+        *("trainer.val_blocks=2", "trainer.device=cpu", "evaluate.blocks=2"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with every part switched on."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    words = [
+        *("scheme=w8a8_static", "loss=distill", "loss.teacher=tuned_float", "baseline.tuned_float=true"),
+        *("+ptq@baseline.ptq.rtn_mse=rtn_mse", "evaluate.generate=true", "evaluate.prompts=[def]"),
+        *("evaluate.max_new_tokens=3", "+phase@schedule.warmup=float_warmup", "schedule.warmup.steps=1"),
+        *("+phase@schedule.main=fake_quant", "calibration_batches=2"),
+    ]
+    assert main(["run", *small, *words, f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run to work on."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def metrics(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text())
+    return found
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_has_everything_in_its_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {".hydra", "checkpoints", "quantized", "exports", "tuned_float"}
+    assert names >= {"metrics.json", "metrics.csv", "prepare.json", "schedule.json", "training.json"}
+    found = metrics(finished)
+    assert set(found["ptq"]) == {"rtn", "rtn_mse"}
+    assert set(found["qat"]["recovery"]) == {"rtn", "rtn_mse"}
+    assert found["scheme"] == "w8a8_static"
+    assert found["train"]["tokens"] == 4 * 2 * 32
+    assert found["float"]["loss"] > 0
+    assert found["tuned_float"]["loss"] > 0
+    (sample,) = found["samples"]
+    assert sample["prompt"] == "def"
+    assert set(sample["continuations"]) == {"float", "tuned_float", "ptq.rtn", "ptq.rtn_mse", "qat"}
+    rows = json.loads((finished / "schedule.json").read_text())["rows"]
+    assert [row["phase"] for row in rows] == ["warmup", "main"]
+
+
+def test_a_finished_run_resumes_to_the_same_result(run: Path) -> None:
+    before = metrics(run)
+    assert main(["run", f"resume={run}"]) == 0
+    assert metrics(run) == before
+
+
+def test_a_run_without_its_last_stages_goes_on_from_there(run: Path) -> None:
+    before = files(run)
+    shutil.rmtree(run / "exports")
+    shutil.rmtree(run / "quantized")
+    (run / "metrics.json").unlink()
+    assert main(["run", f"resume={run}"]) == 0
+    after = files(run)
+    for name in ("quantized/model.safetensors", "exports/compressed_tensors/model.safetensors"):
+        assert after[name] == before[name]
+    assert json.loads(after["metrics.json"])["qat"] == json.loads(before["metrics.json"])["qat"]
+
+
+def test_train_ends_with_the_quantized_checkpoint(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *small, f"run_dir={folder}"]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert "quantized" in names
+    assert "exports" not in names
+    assert main(["export", f"run={folder}"]) == 0
+    assert main(["validate", f"run={folder}"]) == 0
+    assert metrics(folder)["exports"]["compressed_tensors"]["mismatched_codes"] == 0
+
+
+def test_float_training_writes_a_model_that_evaluate_scores_the_same(small: list[str], tmp_path: Path) -> None:
+    folder, scored = tmp_path / "float", tmp_path / "scored"
+    assert main(["train", *small, "~scheme", f"run_dir={folder}"]) == 0
+    again = [word for word in small if not word.startswith("model.")]
+    assert main(["evaluate", *again, f"model.path={folder / 'model'}", f"run_dir={scored}"]) == 0
+    assert metrics(scored)["float"] == metrics(folder)["float"]
+    assert metrics(folder)["scheme"] == metrics(scored)["scheme"] == "float"
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+
+
+def test_ptq_needs_no_training(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["ptq", *small, "ptq=rtn_mse", f"run_dir={folder}"]) == 0
+    found = metrics(folder)
+    assert set(found["ptq"]) == {"rtn_mse"}
+    assert found["ptq"]["rtn_mse"]["of"] == "base"
+    assert found["qat"] is None
+    assert not (folder / "checkpoints").exists()
+    assert main(["export", f"run={folder}"]) == 0
+
+
+def test_evaluate_leaves_the_metrics_of_a_run_alone(run: Path) -> None:
+    before = (run / "metrics.json").read_bytes()
+    assert main(["evaluate", f"run={run}", "evaluate.generate=false"]) == 0
+    assert (run / "metrics.json").read_bytes() == before
+    assert metrics(run, "evaluate.json")["qat"]["loss"] == metrics(run)["qat"]["loss"]
+
+
+def test_validate_finds_a_changed_code(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = export_stage.parity
+
+    def changed(checkpoint: Any, grids: Any) -> Any:
+        next(iter(grids.values())).codes[0, 0] ^= 1
+        return parity(checkpoint, grids)
+
+    monkeypatch.setattr(export_stage, "parity", changed)
+    line = error_of(capsys, 1, "validate", f"run={run}")
+    assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
+    assert metrics(run)["exports"]["compressed_tensors"]["mismatched_codes"] == 1
+
+
+def test_an_export_that_exists_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "exists already" in error_of(capsys, 2, "export", f"run={run}")
+
+
+def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (run / "quantized" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert "model.safetensors is damaged" in error_of(capsys, 2, "export", f"run={run}")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("run", ["~scheme"], "this run has no scheme, so nothing would be quantized; pick one with scheme=<name>"),
+        ("ptq", ["~scheme"], "this run has no scheme"),
+        ("train", ["~scheme", "+phase@schedule.x=fake_quant"], "a schedule needs a scheme"),
+        ("run", ["loss=distill", "loss.teacher=tuned_float"], "set baseline.tuned_float=true"),
+        ("run", ["trainer.block_size=1024"], "trainer.block_size=1024 is longer than the context of any-shrunk, 512"),
+        ("run", ["+phase@schedule.x=float_warmup"], "the fake quantizers stay off for the whole run"),
+        ("run", ["scheme.config_groups.weights.targets=[Conv2d]"], "Conv2d"),
+        ("run", ["scheme.config_groups.weights.weights.num_bits=9"], "num_bits"),
+        ("run", ["scheme.config_groups.weights.weights.group_size=48"], "does not divide the 128 inputs of"),
+        ("run", ["data.train=[nowhere.txt]"], "nowhere.txt"),
+        ("export", [], "qat export works on a finished run; name it with run=<run folder>"),
+        ("validate", [], "qat validate works on a finished run; name it with run=<run folder>"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    small: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    words: list[str],
+    message: str,
+) -> None:
+    assert message in error_of(capsys, 2, command, *small, *words, f"run_dir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missed_promise_fails_the_run_after_everything_is_written(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["+expect.qat.loss.max=0.5", "export=[]", f"run_dir={folder}"]
+    line = error_of(capsys, 1, "run", *small, *words)
+    assert line.startswith("qat: error: the result is not what the recipe promises: qat.loss is ")
+    assert line.endswith(", promised is at most 0.5")
+    assert metrics(folder)["qat"]["loss"] > 0.5
+
+
+def test_a_changed_recipe_is_not_held_to_its_promise(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "recipes" / "mine" / "a.yaml").write_text("expect: {qat: {loss: {max: 0.5}}}\n")
+    words = ["recipe=mine/a", "--recipes", str(tmp_path / "recipes"), "export=[]", f"run_dir={tmp_path / 'run'}"]
+    assert main(["run", *small, *words]) == 0
+    assert "expect: not checked, since the recipe was changed by model=hf" in capsys.readouterr().out
