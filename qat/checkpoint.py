@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,13 @@ class QuantizedCheckpoint:
             InputError: the folder exists.
         """
         temporary = temporary_beside(directory)
+        try:
+            self._write(temporary, tokenizer)
+            publish(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         save_file(self._tensors(), temporary / TENSORS, metadata={"format": "pt"})
@@ -159,7 +167,6 @@ class QuantizedCheckpoint:
             "files": files,
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        publish(temporary, directory)
 
     @classmethod
     def load(cls, directory: Path) -> QuantizedCheckpoint:

@@ -35,22 +35,13 @@ def generate(model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], max
         InputError: the model cannot generate, a prompt has no token, or prompt and continuation do not fit
             the model's context.
     """
-    if not hasattr(model, "generate"):
-        raise InputError(f"{type(model).__name__} cannot generate text: only causal language models can")
-    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    check_prompts(model, tokenizer, prompts, max_new_tokens)
     device = next(model.parameters()).device
     pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     continuations = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(device)
         length = ids.shape[-1]
-        if length == 0:
-            raise InputError(f"the prompt {prompt!r} has no token; give at least one character")
-        if context is not None and length + max_new_tokens > context:
-            raise InputError(
-                f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} do not fit the model's "
-                f"context of {context}; use a shorter prompt or fewer tokens"
-            )
         with evaluating(model):
             out = model.generate(  # type: ignore[operator]
                 input_ids=ids,
@@ -62,3 +53,19 @@ def generate(model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], max
             )
         continuations.append(tokenizer.decode(out[0, length:], skip_special_tokens=True))
     return continuations
+
+
+def check_prompts(model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int) -> None:
+    """Raise what :func:`generate` would raise, without generating."""
+    if not hasattr(model, "generate"):
+        raise InputError(f"{type(model).__name__} cannot generate text: only causal language models can")
+    context = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    for prompt in prompts:
+        length = tokenizer(prompt, return_tensors="pt")["input_ids"].shape[-1]
+        if length == 0:
+            raise InputError(f"the prompt {prompt!r} has no token; give at least one character")
+        if context is not None and length + max_new_tokens > context:
+            raise InputError(
+                f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} do not fit the model's "
+                f"context of {context}; use a shorter prompt or fewer tokens"
+            )

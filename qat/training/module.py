@@ -66,7 +66,7 @@ class QATModule(pl.LightningModule):
             raise InputError(f"loss {type(loss).__name__} needs a float teacher and none was given")
         if task == "masked_lm" and masking is None:
             raise InputError("a masked_lm model needs a tokenizer with a mask token; this model has none")
-        _check_dtype(model)
+        check_dtype(model)
         self.model = model
         self._forward: Callable[..., Any] = model.__call__
         self.loss = loss
@@ -235,7 +235,7 @@ class QATModule(pl.LightningModule):
         return (self.seed * _SEED_STRIDE + batch_idx) % 2**63
 
 
-def _check_dtype(model: nn.Module) -> None:
+def check_dtype(model: nn.Module) -> None:
     """Refuse 16-bit weights: an update below their last bit is lost, so at usual rates they do not move."""
     narrow = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
     if narrow:

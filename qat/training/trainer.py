@@ -179,7 +179,7 @@ def fit(
 
 
 def _lightning_trainer(config: TrainerConfig, val_every: int, run_dir: Path, **parts: Any) -> pl.Trainer:
-    accelerator = _accelerator(config.device)
+    accelerator = accelerator_of(config.device)
     # Outside its own environment Lightning would look for a cluster's and requeue there.
     plugins: list[Any] = [AtomicCheckpointIO(), LightningEnvironment()]
     precision: Any = {"32": "32-true"}.get(config.precision, config.precision)
@@ -208,8 +208,8 @@ def _lightning_trainer(config: TrainerConfig, val_every: int, run_dir: Path, **p
     )
 
 
-def _accelerator(device: str) -> str:
-    """Lightning's name of the device.
+def accelerator_of(device: str) -> str:
+    """Lightning's name of the device: ``gpu``, ``mps`` or ``cpu``.
 
     Raises:
         InputError: if the device asked for is not there.

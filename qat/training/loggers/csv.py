@@ -84,8 +84,11 @@ class CsvLogger(Logger):
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        try:
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)

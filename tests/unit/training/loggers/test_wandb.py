@@ -166,6 +166,7 @@ def test_a_real_offline_run_holds_no_secret(
     logger = WandbLogger(run_dir)
     print(f"a library prints {secret}")
     tiny.run(tiny.float(), run_dir, loggers=[logger], max_steps=2)
+    wandb.teardown()  # as at the end of a process: waits until the file is whole
     files = [file for file in (run_dir / "wandb").rglob("*") if file.is_file()]
     content = b"".join(file.read_bytes() for file in files)
     assert [file for file in files if file.suffix == ".wandb"]
