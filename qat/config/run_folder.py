@@ -19,13 +19,13 @@ from qat.errors import InputError
 OUTPUTS = Path("outputs")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
     """Paths of one run; nothing is written before :meth:`create`.
 
     Attributes:
         command: what works on it.
-        path: the folder itself.
+        path: the folder itself; :meth:`create` takes the next free one if another run has just taken this name.
         config: what ran, as plain data without secrets.
         overrides: what was typed, without secrets.
         exists: whether an earlier run made it (``resume=`` or ``run=``).
@@ -68,7 +68,7 @@ class RunFolder:
         if self.exists:
             return self.path
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -82,6 +82,16 @@ class RunFolder:
             temporary.symlink_to(self.path.name, target_is_directory=True)
             temporary.replace(self.latest)
         return self.path
+
+    def _make(self) -> None:
+        """Several runs may have begun in the same second and chosen the same name: making it settles whose it is."""
+        while True:
+            try:
+                return self.path.mkdir(parents=True, exist_ok=self.latest is None)
+            except FileExistsError:
+                if self.latest is None:
+                    raise
+                self.path = _fresh(self.path.parent)
 
 
 def choose(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -61,7 +64,7 @@ class QATDataModule(pl.LightningDataModule):
             start_batch=self.trainer.global_step * accumulate,
             total_batches=self.trainer.max_steps * accumulate,
         )
-        return DataLoader(self.train, batch_sampler=sampler, num_workers=self.workers, pin_memory=_pinned())
+        return DataLoader(self.train, batch_sampler=sampler, **self._options())
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The first ``val_blocks`` validation blocks in order."""
@@ -70,8 +73,16 @@ class QATDataModule(pl.LightningDataModule):
         size = len(self.validation)  # type: ignore[arg-type]
         kept = size if self.val_blocks is None else min(size, self.val_blocks)
         blocks = Subset(self.validation, range(kept))
-        return DataLoader(blocks, batch_size=self.batch_size, num_workers=self.workers, pin_memory=_pinned())
+        return DataLoader(blocks, batch_size=self.batch_size, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.workers,
+            "worker_init_fn": _ignore_interrupts,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
 
-def _pinned() -> bool:
-    return torch.cuda.is_available()
+def _ignore_interrupts(worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process, and the main one still needs batches to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -35,6 +35,15 @@ def test_nothing_is_written_before_it_is_created(tmp_path: Path) -> None:
     assert record.read_overrides(folder.path) == ["recipe=demo/base"]
 
 
+def test_runs_that_begin_in_the_same_second_get_a_folder_each() -> None:
+    folders = [chosen("recipe=demo/base", f"seed={seed}") for seed in range(3)]
+    folders[1].path = folders[2].path = folders[0].path
+    paths = [folder.create() for folder in folders]
+    assert len(set(paths)) == 3
+    assert [record.read_config(path)["seed"] for path in paths] == [0, 1, 2]
+    assert Path("outputs/demo/base/latest").resolve() == paths[2].resolve()
+
+
 def test_latest_points_at_the_newest() -> None:
     first, second = chosen("recipe=demo/base"), None
     first.create()
