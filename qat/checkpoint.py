@@ -30,6 +30,7 @@ from qat.grid import Grid
 from qat.hosts import hosts, quantizers, uncalibrated
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
+from qat.models.tokenizer import save_tokenizer
 from qat.paths import publish, temporary_beside
 from qat.scheme import Scheme
 
@@ -136,7 +137,7 @@ class QuantizedCheckpoint:
 
         Args:
             directory: must not exist.
-            tokenizer: saved beside it with ``save_pretrained`` when given.
+            tokenizer: saved beside it when given.
 
         Raises:
             InputError: the folder exists.
@@ -150,7 +151,7 @@ class QuantizedCheckpoint:
 
     def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+            save_tokenizer(tokenizer, temporary)
         save_file(self._tensors(), temporary / TENSORS, metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
         files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}

@@ -18,13 +18,14 @@ from torchao.quantization.quantize_.workflows.int8.int8_tensor import Int8Tensor
 from qat.errors import InputError
 from qat.fake_quant import FakeQuantizer
 from qat.grid import Grid
+from qat.hosts import uncalibrated
 
 
 def convert_module(module: nn.Module) -> nn.Module:
     """Replace one host by a plain module with a torchao tensor; other modules are returned as they are.
 
     Raises:
-        InputError: the quantizer is not at the scheme's own bits (the schedule did not end).
+        InputError: a quantizer is not at the scheme's own bits (the schedule did not end), or has no range yet.
     """
     if not isinstance(module, FakeQuantizedLinear | FakeQuantizedEmbedding):
         return module
@@ -32,7 +33,11 @@ def convert_module(module: nn.Module) -> nn.Module:
     activation = getattr(module, "activation_fake_quantizer", None)
     if quantizer is None:
         return module
-    check_final(quantizer, "a module")
+    check_final(quantizer, "a weight")
+    if activation is not None:
+        check_final(activation, "an activation")
+    if uncalibrated(module):
+        raise InputError("a static activation has no range yet; call qat.ptq.calibrate.calibrate before training")
     grid = quantizer.grid(module.weight)
     if isinstance(module, FakeQuantizedEmbedding):
         plain: nn.Module = module.to_embedding()

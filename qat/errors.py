@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -25,6 +26,23 @@ class RunError(QatError, RuntimeError):
     """The input was fine and the run failed (NaN loss, no disk space). Exit code 1."""
 
     exit_code = 1
+
+
+class Interrupted(RunError):
+    """The user stopped the run. Exit code 130, as shells use for SIGINT."""
+
+    exit_code = 130
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk or a quota is full.
+
+    safetensors writes from Rust and reports it in the text of an error of its own.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = str(error)
+    return f"os error {errno.ENOSPC}" in text or f"os error {errno.EDQUOT}" in text
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:

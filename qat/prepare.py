@@ -44,6 +44,7 @@ class LearnedQATConfig(AOBaseConfig):  # type: ignore[misc]
     """torchao config that inserts fake quantizers with learnable ranges, and converts them.
 
     torchao's ``filter_fn`` picks the modules (by default every ``nn.Linear``), this config says what they become.
+    Static activations have no range until :func:`qat.ptq.calibrate.calibrate` has seen data: call it before training.
 
     Args:
         scheme: a preset's name, a :class:`Scheme` of one group, or a compressed-tensors ``QuantizationScheme``.
@@ -139,7 +140,8 @@ def prepare(
         What was quantized, what was not, and why.
 
     Raises:
-        InputError: a target that matches nothing, a group size that does not fit, tied weights on different grids.
+        InputError: a target that matches nothing, a group size that does not fit, tied weights on different grids or
+            with quantized inputs.
     """
     heads = head_names(model)
     matched = match(scheme, model, heads)
@@ -174,6 +176,12 @@ def _tie_quantizers(model: nn.Module, ties: list[list[str]]) -> dict[str, str]:
         for name, other in owners.items():
             if other.weight_fake_quantizer.args != shared.args:
                 raise InputError(f"{name} and {first} share one weight but have different grids; give them the same")
+            if getattr(other, "activation_fake_quantizer", None) is not None:
+                others = " and ".join(sorted(modules.keys() - {name}))
+                raise InputError(
+                    f"{name} shares its weight with {others}, and a tied weight is stored without input_activations; "
+                    "leave them out of its group"
+                )
         for name, module in modules.items():
             host = owners.get(name)
             if host is None:

@@ -17,7 +17,7 @@ EXAMPLES = (
     ("qat run recipe=demo/w4a16_lsq trainer.max_steps=50 scheme=w8a8", "the same with options changed"),
     ("qat run recipe=llama3_2_1b/w4a16_lsq 'data.train=[corpus/*.txt]'", "your model, your text"),
     ("qat train resume=outputs/demo/w4a16_lsq/latest", "go on after an interruption, bit for bit"),
-    ("qat export run=outputs/demo/w4a16_lsq/latest", "write a finished run's exports again"),
+    ("qat export run=outputs/demo/w4a16_lsq/latest", "write the exports of a run of qat train or ptq"),
     ("qat evaluate model=hf model.path=meta-llama/Llama-3.2-1B", "score a float model"),
     ("qat run recipe=demo/w4a16_lsq --cfg job", "show what would run"),
     ("qat train recipe=demo/w4a16_lsq optimizer.lr=1e-4,1e-3 --multirun", "sweep"),

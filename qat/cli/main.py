@@ -27,15 +27,7 @@ from qat.config import compose
 from qat.config.check import check
 from qat.config.explain import explain
 from qat.config.run_folder import RunFolder, choose
-from qat.errors import QatError, RunError
-
-INTERRUPTED = 130
-
-
-class Interrupted(RunError):
-    """Ctrl-C outside of a training, which has its own."""
-
-    exit_code = INTERRUPTED
+from qat.errors import Interrupted, QatError, RunError, is_disk_full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        return _report("interrupted", INTERRUPTED)
+        return _report("interrupted", Interrupted.exit_code)
     except QatError as error:
         return _report(str(error), error.exit_code)
 
@@ -125,8 +117,6 @@ def _start(command: str, config: DictConfig, overrides: list[str], swept: Path |
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted{_how_to_go_on(job, folder)}") from None
     except Exception as error:
-        from qat.export.base import is_disk_full
-
         if not is_disk_full(error):
             raise
         where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
@@ -143,7 +133,7 @@ def _report(message: str, code: int) -> int:
     if os.environ.get("QAT_DEBUG") == "1":
         traceback.print_exc()
     line = " ".join(message.split())
-    print(f"qat: error: {line}" if code != INTERRUPTED else f"qat: {line}", file=sys.stderr)
+    print(f"qat: error: {line}" if code != Interrupted.exit_code else f"qat: {line}", file=sys.stderr)
     return code
 
 

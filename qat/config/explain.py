@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -15,8 +15,6 @@ from omegaconf.errors import (
 
 from qat.config.compose import choices, groups
 from qat.errors import InputError, nearest
-
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError, AssertionError)
 
 
 def explain(error: Exception) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 
 from qat.config import record
 from qat.config.schema import TRAINING_KEYS, RunConfig
-from qat.errors import InputError
+from qat.errors import InputError, is_disk_full
 
 OUTPUTS = Path("outputs")
 
@@ -38,11 +37,6 @@ class RunFolder:
     overrides: list[str]
     exists: bool = False
     latest: Path | None = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """Lightning's checkpoints; ``last.ckpt`` is the one to resume from."""
-        return self.path / "checkpoints"
 
     @property
     def quantized(self) -> Path:
@@ -70,7 +64,7 @@ class RunFolder:
         try:
             self._make()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_disk_full(error):
                 raise
             raise InputError(
                 f"the run folder {self.path} cannot be made ({error.strerror}); choose another with run_dir=<folder>"

@@ -36,7 +36,7 @@ NAMED_COMPONENTS = {
 }
 # What decides the weights that a training ends with: a resume must find these unchanged.
 TRAINING_KEYS = (
-    *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer"),
+    *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer", "calibration_batches"),
     *("loss", "optimizer", "trainer", "schedule", "baseline"),
 )
 

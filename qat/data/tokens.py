@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from qat import paths
 from qat.data.document import Source, Split
+from qat.data.files import sha256
 from qat.data.packing import cut
 from qat.data.split import check_split
 from qat.data.tokenize import Encoded, Tokenizer, encode, tokenizer_fingerprint
@@ -34,7 +35,7 @@ from qat.errors import InputError, RunError
 
 # Part of every key. Raise it when the files below or what `encode` makes of a document change.
 _FORMAT = 1
-_IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's default ignore_index
+IGNORED_LABEL = -100  # of a token that is not trained; torch.nn.functional.cross_entropy's default ignore_index
 _log = logging.getLogger("qat.data")
 
 
@@ -71,7 +72,7 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
         input_ids = torch.from_numpy(self._ids[index].astype(np.int64))
         labels = input_ids.clone()
         if self._trained is not None:
-            labels[torch.from_numpy(~self._trained[index])] = _IGNORED_LABEL
+            labels[torch.from_numpy(~self._trained[index])] = IGNORED_LABEL
         return {"input_ids": input_ids, "labels": labels}
 
     def __reduce__(self) -> tuple[type[TokenBlocks], tuple[Path, int]]:
@@ -152,7 +153,7 @@ def _write(folder: Path, encoded: Iterable[Encoded], dtype: np.dtype[Any], split
         raise InputError(f"the {split} split has {tokens} tokens and none of them is trained; give other data")
     if trained_tokens == tokens:
         trained_path.unlink()
-    files = {path.name: _sha256(path) for path in (ids_path, trained_path) if path.exists()}
+    files = {path.name: sha256(path) for path in (ids_path, trained_path) if path.exists()}
     meta = {
         "split": split,
         "tokens": tokens,
@@ -168,8 +169,8 @@ def _is_intact(entry: Path) -> bool:
     if not entry.exists():
         return False
     try:
-        for name, sha256 in _read_meta(entry)["files"].items():
-            if _sha256(entry / name) != sha256:
+        for name, digest in _read_meta(entry)["files"].items():
+            if sha256(entry / name) != digest:
                 raise ValueError(f"{name} does not have the checksum it was written with")
     except (OSError, ValueError) as error:
         _log.warning("the token cache entry %s is damaged and is built again: %s", entry, error)
@@ -187,11 +188,6 @@ def _read_meta(entry: Path) -> dict[str, Any]:
 
 def _meta_sha256(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _progress() -> Progress:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qat.evaluate.forward import Task
 from qat.evaluate.score import Blocks, score
+from qat.models.loaded import Task
 
 
 class Engine(ABC):

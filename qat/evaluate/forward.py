@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from qat.errors import InputError, nearest
-
-Task = Literal["causal_lm", "masked_lm", "encoder"]
+from qat.models.loaded import Task
 
 Forward = Callable[[Tensor], Tensor]
 """Token ids int64[batch, length] to logits float[batch, length, width], or to an encoder's hidden states."""

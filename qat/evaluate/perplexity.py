@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qat.evaluate.forward import Task
+from qat.data.tokens import IGNORED_LABEL
+from qat.models.loaded import Task
 
-IGNORED_LABEL = -100
 MASKED_SHARE = 0.15
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from qat.errors import InputError, RunError
 from qat.evaluate.agreement import cosine_sum, kl_sum, squared_error_sum, top1_matches
-from qat.evaluate.forward import Forward, Task, check_task, evaluating, outputs
+from qat.evaluate.forward import Forward, check_task, evaluating, outputs
 from qat.evaluate.perplexity import loss_sum, mask_tokens, predicted
+from qat.models.loaded import Task
 
 _NUMBERS_AT_ONCE = 1 << 24
 """Numbers in one float32 log-softmax (64 MiB): a 128k vocabulary never needs a whole batch of it at once."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.errors import InputError, RunError
+from qat.errors import InputError, RunError, is_disk_full
 from qat.grid import Grid
 from qat.paths import publish, temporary_beside
 
@@ -95,17 +95,6 @@ class Exporter(ABC):
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error`` says that a disk or a quota is full.
-
-    safetensors writes from Rust and reports it in the text of an error of its own.
-    """
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    text = str(error)
-    return f"os error {errno.ENOSPC}" in text or f"os error {errno.EDQUOT}" in text
 
 
 def copy_side_files(source: Path, directory: Path) -> None:

@@ -64,7 +64,7 @@ class CompressedTensorsExporter(Exporter):
         if checkpoint.conv1d:
             raise InputError(
                 f"compressed_tensors cannot hold {checkpoint.conv1d[0]}: transformers builds it as Conv1D, "
-                "which no compressed-tensors loader takes; choose another export format for this model"
+                "which no compressed-tensors loader takes; run without an export: export=[]"
             )
         for name, entry in checkpoint.weights.items():
             if not unpackable(entry):

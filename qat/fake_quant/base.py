@@ -113,8 +113,11 @@ class FakeQuantizer(FakeQuantizerBase, ABC):  # type: ignore[misc]
         """The learned clip ranges; empty where nothing is learned."""
         return []
 
-    def round_straight_through(self, groups: Tensor, mix: Tensor) -> Tensor:
-        """Fake-quantize with a range computed from ``groups`` itself: nothing is clipped, all gradient passes."""
+    def fake_quantize(self, groups: Tensor, mix: Tensor) -> Tensor:
+        """Quantize and dequantize ``groups`` float32 [rows, n_groups, k]; ``mix`` is 0 when disabled.
+
+        This is for a grid that is not learned: the gradient passes to ``groups`` whole, and none goes to the grid.
+        """
         detached = groups.detach()
         scale, zero_point = self.scale_and_zero_point(detached)
         codes = grid.quantize(detached, scale, zero_point, self.qmin, self.qmax)
@@ -126,16 +129,12 @@ class FakeQuantizer(FakeQuantizerBase, ABC):  # type: ignore[misc]
         """Set the clip range from ``tensor``."""
 
     @abstractmethod
-    def fake_quantize(self, groups: Tensor, mix: Tensor) -> Tensor:
-        """Quantize and dequantize ``groups`` float32 [rows, n_groups, k]; ``mix`` is 0 when disabled."""
-
-    @abstractmethod
     def scale_and_zero_point(self, groups: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale and zero point [rows, n_groups] in float32, rounded as stored."""
 
 
 class _StraightThrough(torch.autograd.Function):
-    """``apply(x, y)`` is ``y`` bit for bit, with the gradient of ``x``: nothing is clipped, so all of it passes."""
+    """``apply(x, y)`` is ``y`` bit for bit, with the gradient of ``x``."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor) -> Tensor:

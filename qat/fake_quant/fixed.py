@@ -43,10 +43,6 @@ class FixedFakeQuantizer(FakeQuantizer):
     def init_range(self, observer: Observer, tensor: Tensor) -> None:
         """Nothing to set: the scale is the stored one."""
 
-    def fake_quantize(self, groups: Tensor, mix: Tensor) -> Tensor:
-        """See :meth:`FakeQuantizer.fake_quantize`."""
-        return self.round_straight_through(groups, mix)
-
     def scale_and_zero_point(self, groups: Tensor) -> tuple[Tensor, Tensor | None]:
         """See :meth:`FakeQuantizer.scale_and_zero_point`."""
         return self.scale, self.zero_point

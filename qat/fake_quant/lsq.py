@@ -23,7 +23,8 @@ class LSQ(FakeQuantizeConfig):
 
     Args:
         gradient_scale: multiply range gradients by ``1 / sqrt(k * qmax)`` (section 2.2 of the paper), which keeps
-            them in proportion to those of the ``k`` weights that share the range.
+            them in proportion to those of the ``k`` weights that share the range; with two ends ``qmax - qmin`` takes
+            the place of ``qmax``.
         learn: False keeps the ranges as the observer set them.
     """
 

@@ -1,4 +1,4 @@
-"""Write the exports of a finished run: qat export run=<run folder> export=<format>."""
+"""Write the exports of a finished run that it has not yet: qat export run=<run folder> export=<format>."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which modules are the model's token embedding and output head, and which parameters are one tensor."""
+"""Which module is the model's output head, and which parameters are one tensor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ def head_names(model: nn.Module) -> set[str]:
     """Full name of the output head (``{"lm_head"}``; a masked LM's decoder); empty for an encoder or a bare module."""
     if not isinstance(model, PreTrainedModel):
         return set()
-    return _names_of(model, model.get_output_embeddings())
-
-
-def embedding_names(model: PreTrainedModel) -> set[str]:
-    """Full name of the token embedding, e.g. ``{"model.embed_tokens"}``."""
-    return _names_of(model, model.get_input_embeddings())
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules(remove_duplicate=False) if module is head}
 
 
 def tied_groups(model: nn.Module) -> list[list[str]]:
@@ -28,9 +24,3 @@ def tied_groups(model: nn.Module) -> list[list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
-
-
-def _names_of(model: nn.Module, wanted: nn.Module | None) -> set[str]:
-    if wanted is None:
-        return set()
-    return {name for name, module in model.named_modules(remove_duplicate=False) if module is wanted}

@@ -55,10 +55,6 @@ class PrecisionSchedule:
         # Phase i runs from step _starts[i] up to, but not including, _starts[i + 1].
         self._starts = [0, *accumulate(lengths[name] for name in self._names)]
 
-    def phase_at(self, step: int) -> str:
-        """Name of the phase that ``step`` (0 or more) is in; the last one beyond the end."""
-        return self._names[self._index_at(step)]
-
     def state_at(self, step: int) -> PrecisionState:
         """State during optimizer step ``step``, counted from 0; beyond the end it is the last step's.
 
@@ -96,21 +92,16 @@ class PrecisionSchedule:
             "rows": [asdict(row) for row in self.rows()],
         }
 
-    def check(self, scheme_bits: int | Collection[int], num_blocks: int | None = None) -> None:
-        """Refuse, before anything slow begins, a schedule that does not suit the scheme or the model.
+    def check(self, scheme_bits: int | Collection[int]) -> None:
+        """Refuse, before anything slow begins, a schedule that does not suit the scheme.
 
         Args:
             scheme_bits: weight bits of the scheme, or of each of its groups.
-            num_blocks: number of transformer blocks of the model, to check an explicit block order against.
 
         Raises:
-            InputError: if the fake quantizers stay off for the whole run, its last step is not fully
-                quantized, or a block order does not name the model's blocks.
+            InputError: if the fake quantizers stay off for the whole run, or its last step is not fully quantized.
         """
-        states = [state for row in self.rows() for state in (row.start, row.end)]
-        if num_blocks is not None:
-            for state in states:
-                state.quantized_blocks(num_blocks)
+        states = self._ends()
         if not any(state.quantizes for state in states):
             raise InputError(
                 "the fake quantizers stay off for the whole run; add a phase that turns them on, "
@@ -134,6 +125,19 @@ class PrecisionSchedule:
                 f"the last phase '{last.phase}' does not end fully quantized: {', '.join(faults)}; "
                 "what is trained would not be what is exported, so end with a phase such as fake_quant"
             )
+
+    def check_blocks(self, num_blocks: int) -> None:
+        """Refuse a schedule that does not suit the model, which has ``num_blocks`` transformer blocks.
+
+        Raises:
+            InputError: if a block order does not name each of the model's blocks once.
+        """
+        for state in self._ends():
+            state.quantized_blocks(num_blocks)
+
+    def _ends(self) -> list[PrecisionState]:
+        """The states at both ends of every stretch, in order."""
+        return [state for row in self.rows() for state in (row.start, row.end)]
 
     def _index_at(self, step: int) -> int:
         if step < 0:

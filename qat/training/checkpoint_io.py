@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from qat.errors import InputError, RunError
+from qat.errors import InputError, RunError, is_disk_full
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -68,7 +67,7 @@ def _reason(error: Exception) -> str:
     """What went wrong, in the words of the user's problem; torch reports a full disk as a RuntimeError."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        if is_disk_full(cause):
             return "no space left on the disk; free some and resume"
         cause = cause.__context__
     return str(error).partition("\n")[0]

@@ -45,7 +45,7 @@ class QATDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if len(train) == 0:  # type: ignore[arg-type]
-            raise InputError("the training split has no block; give more text or a smaller data.block_size")
+            raise InputError("the training split has no block; give more text or a smaller trainer.block_size")
         self.train = train
         self.validation = validation
         self.batch_size = batch_size

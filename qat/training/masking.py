@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qat.data.tokens import IGNORED_LABEL
 from qat.errors import InputError
-from qat.training.losses.base import IGNORE
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Masking:
         action = torch.rand(tokens.shape, generator=generator)
         random_tokens = torch.randint(self.vocab_size, tokens.shape, generator=generator)
         special = torch.isin(tokens, torch.tensor(self.special_ids, dtype=tokens.dtype))
-        chosen = (choice < self.share) & ~special & (labels != IGNORE)
+        chosen = (choice < self.share) & ~special & (labels != IGNORED_LABEL)
         hidden = tokens.masked_fill(chosen & (action < 0.8), self.mask_id)
         hidden = torch.where(chosen & (action >= 0.8) & (action < 0.9), random_tokens, hidden)
         device = batch["input_ids"].device
         return {
             **batch,
             "input_ids": hidden.to(device),
-            "labels": labels.masked_fill(~chosen, IGNORE).to(device),
+            "labels": labels.masked_fill(~chosen, IGNORED_LABEL).to(device),
         }

@@ -31,7 +31,7 @@ def test_the_recipe_on_the_page_works(tmp_path: Path) -> None:
     run = check(compose(["recipe=mine/w4a16"], write_recipe(tmp_path)))
     schedule = schedule_of(run, instantiate(run.scheme, "scheme"))
     assert list(schedule.phases) == ["warmup", "lower_bits", "main"]
-    assert schedule.phase_at(19) == "warmup"
+    assert schedule.state_at(19).phase == "warmup"
     assert schedule.state_at(499).weight_bits is None
 
 

@@ -12,7 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from qat.checkpoint import QuantizedCheckpoint, verify
 from qat.errors import InputError, RunError
 from qat.hosts import apply_state, hosts
-from qat.models import conv1d
+from qat.models import conv1d, tiny_llama
+from qat.models.tokenizer import load_tokenizer
 from qat.observers.minmax import MinMax
 from qat.prepare import prepare
 from qat.ptq.calibrate import calibrate
@@ -165,3 +166,11 @@ def test_a_checkpoint_of_another_model_is_refused(llama, tokens: torch.Tensor) -
     del checkpoint.rest["model.norm.weight"]
     with pytest.raises(InputError, match="lacks model.norm.weight"):
         restore(checkpoint)
+
+
+def test_the_tokenizer_is_one_that_transformers_4_knows(llama, tokens: torch.Tensor, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_llama.directory())
+    frozen(llama(), preset("w4a16_channel"), tokens).save(tmp_path / "quantized", tokenizer)
+    options = json.loads((tmp_path / "quantized" / "tokenizer_config.json").read_text())
+    assert options["tokenizer_class"] == "PreTrainedTokenizerFast"
+    verify(tmp_path / "quantized")

@@ -93,3 +93,10 @@ def test_unprepared_modules_are_left() -> None:
     before = model[0]
     quantize_(model, LearnedQATConfig("w4a16_g32", step="convert"))
     assert model[0] is before
+
+
+def test_a_static_activation_without_a_range_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(64, 32))
+    quantize_(model, LearnedQATConfig("w8a8_static", step="prepare"))
+    with pytest.raises(InputError, match="a static activation has no range yet"):
+        quantize_(model, LearnedQATConfig("w8a8_static", step="convert"))

@@ -97,6 +97,15 @@ def test_tied_weights_on_two_grids_are_refused(llama) -> None:
     prepare(llama(tie=False), Scheme(groups))
 
 
+def test_a_tied_weight_with_quantized_inputs_is_refused(llama) -> None:
+    """Tied weights are stored once, under the embedding's name, which has no input to quantize."""
+    scheme = preset("w8a8").to_dict()
+    scheme["config_groups"]["weights"]["targets"].append("lm_head")
+    with pytest.raises(InputError, match="lm_head shares its weight with model.embed_tokens"):
+        prepare(llama(tie=True), Scheme(**scheme))
+    assert "lm_head" in [row.name for row in prepare(llama(tie=False), Scheme(**scheme)).quantized]
+
+
 def test_state_reaches_every_quantizer(llama) -> None:
     model = llama()
     prepare(model, preset("w4a8_g32"))

@@ -9,6 +9,7 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.export.base import Exporter
+from qat.hosts import block_count
 from qat.jobs.stages import exports, quantization, training
 from qat.jobs.stages.console import show
 from qat.jobs.stages.inputs import Inputs
@@ -59,6 +60,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     """
     scheme, schedule, loss = plan.scheme, plan.schedule, plan.loss
     prepared = quantization.prepare_copy(run, inputs, scheme)
+    schedule.check_blocks(block_count(prepared.model))
     untrained = QuantizedCheckpoint.freeze(prepared.model, scheme, inputs.loaded.task)
     for exporter in plan.exporters.values():
         exporter.takes(untrained)

@@ -13,14 +13,13 @@ from torch import nn
 from qat.config.check import instantiate
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
-from qat.errors import InputError
+from qat.errors import InputError, Interrupted
 from qat.jobs.stages.inputs import Inputs
 from qat.models import hf
 from qat.models.loaded import LoadedModel
 from qat.models.save import save_float
 from qat.report.metrics import Train
 from qat.schedule.schedule import PrecisionSchedule
-from qat.training.callbacks.interrupt import Interrupted
 from qat.training.datamodule import QATDataModule
 from qat.training.loggers import CsvLogger
 from qat.training.losses import CrossEntropy, Loss

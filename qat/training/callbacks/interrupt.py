@@ -12,13 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from qat.errors import RunError
-
-
-class Interrupted(RunError):
-    """The user stopped the run; its message says how to resume. Exit code 130, as shells use for SIGINT."""
-
-    exit_code = 130
+from qat.errors import Interrupted
 
 
 class Interrupt(Callback):
@@ -26,7 +20,7 @@ class Interrupt(Callback):
 
     A checkpoint in the middle of an accumulation window would lose its gradients, so the window (and a
     validation that is under way) is finished first; then
-    :class:`~qat.training.callbacks.checkpoints.Checkpoints` saves and raises :class:`Interrupted`. A second
+    :class:`~qat.training.callbacks.checkpoints.Checkpoints` saves and raises :class:`~qat.errors.Interrupted`. A second
     signal stops at once, without saving.
     """
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 from torch.nn import functional
 
+from qat.data.tokens import IGNORED_LABEL
+
 if TYPE_CHECKING:
     from qat.models.loaded import Task
-
-IGNORE = -100
-"""Label of a position that is not trained."""
 
 
 class Loss(Protocol):
@@ -58,9 +57,9 @@ def token_cross_entropy(task: Task, labels: Tensor, logits: Tensor) -> tuple[Ten
     """Summed negative log-likelihood in nats (float32) and the number of trained tokens (int64)."""
     wanted = targets(task, labels)
     total = functional.cross_entropy(
-        align(task, logits).flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE, reduction="sum"
+        align(task, logits).flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED_LABEL, reduction="sum"
     )
-    return total, (wanted != IGNORE).sum()
+    return total, (wanted != IGNORED_LABEL).sum()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 from torch.nn import functional
 
+from qat.data.tokens import IGNORED_LABEL
 from qat.errors import InputError
-from qat.training.losses.base import IGNORE, align, masked_mean, targets, token_cross_entropy
+from qat.training.losses.base import align, masked_mean, targets, token_cross_entropy
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -64,7 +65,7 @@ class Distill:
     ) -> dict[str, Tensor]:
         """See :class:`qat.training.losses.base.Loss`; parts are ``kl`` and ``ce``, or ``mse``."""
         assert teacher_output is not None, "the module gives a teacher when needs_teacher is set"
-        mask = targets(task, batch["labels"]) != IGNORE
+        mask = targets(task, batch["labels"]) != IGNORED_LABEL
         student, teacher = align(task, output).float(), align(task, teacher_output).float()
         if task == "encoder":
             mse = masked_mean((student - teacher).square().mean(-1), mask)

@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from qat.errors import InputError, RunError
-from qat.export.base import Exporter, folder_bytes, is_disk_full
+from qat.export.base import Exporter, folder_bytes
 
 
 class Text(Exporter):
@@ -104,8 +104,3 @@ def test_a_missing_tokenizer_folder_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="tokenizer folder .*nowhere does not exist"):
         Text().write(CHECKPOINT, tmp_path / "text", tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
-
-
-def test_other_errors_are_no_full_disk():
-    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
-    assert not is_disk_full(ValueError("(os error 2)"))

@@ -176,6 +176,7 @@ def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[
         ("run", ["loss=distill", "loss.teacher=tuned_float"], "set baseline.tuned_float=true"),
         ("run", ["trainer.block_size=1024"], "trainer.block_size=1024 is longer than the context of any-shrunk, 512"),
         ("run", ["+phase@schedule.x=float_warmup"], "the fake quantizers stay off for the whole run"),
+        ("run", ["+phase@schedule.x=layerwise", "schedule.x.order=[1,0,2]"], "must name each of the model's 2 blocks"),
         ("run", ["scheme.config_groups.weights.targets=[Conv2d]"], "Conv2d"),
         ("run", ["scheme.config_groups.weights.weights.num_bits=9"], "num_bits"),
         ("run", ["scheme.config_groups.weights.weights.group_size=48"], "does not divide the 128 inputs of"),

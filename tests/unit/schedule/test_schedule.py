@@ -46,13 +46,11 @@ STATES = [
 def test_the_state_of_every_step_by_hand() -> None:
     schedule = four_phases()
     assert [schedule.state_at(step) for step in range(20)] == STATES
-    assert [schedule.phase_at(step) for step in range(20)] == [state.phase for state in STATES]
 
 
 @pytest.mark.parametrize("step", [20, 21, 10_000])
 def test_beyond_the_end_is_the_last_state(step: int) -> None:
     assert four_phases().state_at(step) == STATES[-1]
-    assert four_phases().phase_at(step) == "end"
 
 
 def test_a_negative_step_is_refused() -> None:
@@ -181,9 +179,9 @@ def test_check_refuses_an_end_that_is_not_the_scheme(options: dict[str, bool | f
 
 def test_check_holds_a_block_order_against_the_model() -> None:
     schedule = PrecisionSchedule({"layers": Layerwise(order=(1, 0), share=0.5), "main": FakeQuant()}, 10)
-    schedule.check(scheme_bits=4, num_blocks=2)
+    schedule.check_blocks(2)
     with pytest.raises(InputError, match="phase 'layers': order=.* each of the model's 3 blocks"):
-        schedule.check(scheme_bits=4, num_blocks=3)
+        schedule.check_blocks(3)
 
 
 def test_check_takes_the_narrowest_group_of_the_scheme() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from qat.training.callbacks.interrupt import Interrupted
+from qat.errors import Interrupted
 from qat.training.module import QATModule
 
 Tiny = Any
@@ -24,6 +25,7 @@ def _at(module: QATModule, moment: int, *signals: int) -> QATModule:
         if batch_idx == moment:
             for number in signals:
                 os.kill(os.getpid(), number)
+                time.sleep(0.05)  # two signals sent at once may arrive as one
         return step(batch, batch_idx)
 
     module.training_step = training_step  # type: ignore[method-assign]
