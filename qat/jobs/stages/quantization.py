@@ -12,6 +12,7 @@ from qat.config.check import instantiate
 from qat.config.schema import RunConfig
 from qat.errors import InputError
 from qat.jobs.stages.inputs import Inputs
+from qat.observers.minmax import MinMax
 from qat.prepare import prepare
 from qat.prepare_report import PrepareReport
 from qat.ptq.base import PTQ
@@ -70,7 +71,7 @@ def post_training(
     """Quantize a copy of ``model`` without training, through the same prepare and freeze as QAT."""
     model = _copy(inputs, model)
     observer = instantiate(run.observer, "observer")
-    prepare(model, scheme, observer=observer)
+    prepare(model, scheme, observer=MinMax())  # the algorithm sets the ranges: a search here would be thrown away
     algorithm.run(model, inputs.calibration(run.calibration_batches))
     if scheme.has_static_activations:
         calibrate(model, inputs.calibration(run.calibration_batches), observer)
