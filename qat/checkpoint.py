@@ -4,7 +4,8 @@ Files of a checkpoint folder::
 
     model.safetensors    <module>.weight.codes int8, .weight.scale, .weight.zero_point, <module>.input.scale, ...,
                          and every unquantized tensor under its own name
-    config.json          the model's own configuration
+    config.json          the model's own configuration; `dtype` is that of the unquantized tensors
+    generation_config.json  stop tokens and sampling defaults, of a model that generates
     manifest.json        format version, scheme, grid of every module, ties, sha256 of every file
     tokenizer files
 """
@@ -32,11 +33,13 @@ from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
 from qat.paths import publish, temporary_beside
+from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
 
 FORMAT_VERSION = 1
 TENSORS = "model.safetensors"
 MANIFEST = "manifest.json"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ class QuantizedWeight:
         return self.scheme.weights
 
 
+@dataclass(frozen=True)
+class ReadModule:
+    """The numbers of one quantized module as an exporter reads them back.
+
+    Attributes:
+        grid: codes and scale of the weight, shaped as those of :class:`QuantizedWeight`.
+        input_scale: scale of a static input activation; None where the file has none.
+        input_zero_point: its zero point, or None.
+    """
+
+    grid: Grid
+    input_scale: Tensor | None = None
+    input_zero_point: Tensor | None = None
+
+
 @dataclass
 class QuantizedCheckpoint:
     """What was trained, in integers.
@@ -72,10 +90,11 @@ class QuantizedCheckpoint:
         weights: module name -> its integers. Modules that share a weight share one entry: the first name.
         rest: unquantized tensors by ``state_dict`` name; of tied tensors only the first name.
         scheme: the scheme as it was written.
-        config: the model's ``config.json``.
+        config: the model's ``config.json``; its ``dtype`` is that of the unquantized weights.
         task: ``causal_lm``, ``masked_lm`` or ``encoder``.
         tied: groups of parameter names that are one tensor.
         conv1d: modules that were GPT-2's ``Conv1D``; their codes are [out, in] like those of a Linear.
+        generation_config: the model's ``generation_config.json`` (stop tokens); None where it has none.
     """
 
     weights: dict[str, QuantizedWeight]
@@ -85,6 +104,7 @@ class QuantizedCheckpoint:
     task: str = "causal_lm"
     tied: list[list[str]] = field(default_factory=list)
     conv1d: list[str] = field(default_factory=list)
+    generation_config: dict[str, Any] | None = None
 
     @classmethod
     @torch.no_grad()
@@ -93,6 +113,7 @@ class QuantizedCheckpoint:
         model: nn.Module,
         scheme: Scheme,
         task: str = "causal_lm",
+        rest_dtype: torch.dtype | None = None,
     ) -> QuantizedCheckpoint:
         """Turn a prepared model into integers, with the very functions that its forward pass uses.
 
@@ -100,9 +121,12 @@ class QuantizedCheckpoint:
             model: prepared and trained (or only prepared: then it is round to nearest).
             scheme: the scheme it was prepared with.
             task: see the class.
+            rest_dtype: float32, bfloat16 or float16, to which every parameter that is not quantized is rounded,
+                here and nowhere else; None leaves them as they are in memory. Buffers always stay as they are.
 
         Raises:
-            InputError: nothing is prepared, a quantizer is not at the scheme's bits, or an activation has no range.
+            InputError: nothing is prepared, a quantizer is not at the scheme's bits, an activation has no range, or
+                a parameter is too large for ``rest_dtype``.
             RunError: a weight or scale that is not finite, which is named.
         """
         prepared = hosts(model)
@@ -118,8 +142,9 @@ class QuantizedCheckpoint:
         weights = {
             name: _freeze_host(name, host) for name, host in prepared.items() if f"{name}.weight" not in followers
         }
-        rest = _rest(model, prepared, followers)
-        return cls(weights, rest, scheme, _config_of(model), task, ties, stored_transposed(model))
+        rest = unquantized(model, set(prepared), followers, rest_dtype)
+        config, generation = config_of(model, rest_dtype), generation_config_of(model)
+        return cls(weights, rest, scheme, config, task, ties, stored_transposed(model), generation)
 
     @property
     def nbytes(self) -> int:
@@ -154,6 +179,7 @@ class QuantizedCheckpoint:
             save_tokenizer(tokenizer, temporary)
         save_file(self._tensors(), temporary / TENSORS, metadata={"format": "pt"})
         (temporary / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
+        self.write_generation_config(temporary)
         files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -168,6 +194,12 @@ class QuantizedCheckpoint:
             "files": files,
         }
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+
+    def write_generation_config(self, directory: Path) -> None:
+        """Write ``generation_config.json`` into ``directory``, if the model has one."""
+        if self.generation_config is not None:
+            text = json.dumps(self.generation_config, indent=2, sort_keys=True)
+            (directory / GENERATION).write_text(text + "\n")
 
     @classmethod
     def load(cls, directory: Path) -> QuantizedCheckpoint:
@@ -196,8 +228,9 @@ class QuantizedCheckpoint:
                 tensors.pop(f"{name}.input.zero_point", None),
             )
         config = json.loads((directory / "config.json").read_text())
-        scheme = Scheme(**manifest["scheme"])
-        return cls(weights, tensors, scheme, config, manifest["task"], manifest["tied"], manifest["conv1d"])
+        generation = json.loads((directory / GENERATION).read_text()) if GENERATION in manifest["files"] else None
+        scheme, task = Scheme(**manifest["scheme"]), manifest["task"]
+        return cls(weights, tensors, scheme, config, task, manifest["tied"], manifest["conv1d"], generation)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {name: tensor.contiguous() for name, tensor in self.rest.items()}
@@ -256,24 +289,6 @@ def _freeze_host(name: str, host: Any) -> QuantizedWeight:
 
 def _on_cpu(grid: Grid) -> Grid:
     return Grid(grid.codes.cpu(), grid.scale.cpu(), None if grid.zero_point is None else grid.zero_point.cpu())
-
-
-def _rest(model: nn.Module, prepared: dict[str, Any], followers: set[str]) -> dict[str, Tensor]:
-    """Everything in the state dict but quantized weights, tied copies and the quantizers' own parameters."""
-    skipped = {f"{name}.weight" for name in prepared}
-    own = tuple(f"{name}.{part}_fake_quantizer." for name in prepared for part in ("weight", "activation"))
-    return {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in model.state_dict().items()
-        if name not in skipped and name not in followers and not name.startswith(own)
-    }
-
-
-def _config_of(model: nn.Module) -> dict[str, Any]:
-    config = getattr(model, "config", None)
-    if config is None:
-        return {}
-    return {**json.loads(config.to_json_string()), "architectures": [type(model).__name__]}
 
 
 def _sha256(path: Path) -> str:

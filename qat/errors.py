@@ -23,9 +23,15 @@ class InputError(QatError, ValueError):
 
 
 class RunError(QatError, RuntimeError):
-    """The input was fine and the run failed (NaN loss, no disk space). Exit code 1."""
+    """The input was fine and the run failed (a loss that is NaN). Exit code 1."""
 
     exit_code = 1
+
+
+class DiskFull(RunError):
+    """The disk has no room for the result: for the user to put right, as bad input is. Exit code 2."""
+
+    exit_code = 2
 
 
 class Interrupted(RunError):

@@ -68,25 +68,25 @@ def qrange(bits: int) -> tuple[int, int]:
     return -half, half - 1
 
 
-def group_count(shape: tuple[int, ...], args: QuantizationArgs) -> tuple[int, int, int]:
-    """``(rows, n_groups, k)`` of a weight of ``shape`` [out, in] under ``args``.
+def group_count(shape: tuple[int, ...], args: QuantizationArgs) -> tuple[int, int]:
+    """``(rows, n_groups)`` of a weight of ``shape`` [out, in] under ``args``.
 
     Raises:
         InputError: a group size that does not divide the input features, or an unsupported strategy.
     """
-    rows, columns = shape[0], math.prod(shape[1:])
+    rows = shape[0]
     if args.strategy == QuantizationStrategy.TENSOR:
-        return 1, 1, rows * columns
+        return 1, 1
     if args.strategy == QuantizationStrategy.CHANNEL:
-        return rows, 1, columns
+        return rows, 1
     if args.strategy == QuantizationStrategy.GROUP:
-        size = args.group_size or 0
+        columns, size = math.prod(shape[1:]), args.group_size or 0
         if columns % size:
             raise InputError(
                 f"group_size {size} does not divide {columns} input features; "
                 "use a divisor or set group_fallback: channel in the scheme"
             )
-        return rows, columns // size, size
+        return rows, columns // size
     raise InputError(f"strategy '{args.strategy}' is not one of tensor, channel, group for weights")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 from qat.errors import InputError
@@ -40,15 +41,33 @@ def cache_dir() -> Path:
 def temporary_beside(final: Path) -> Path:
     """A fresh, empty folder next to ``final`` to write into before :func:`publish`.
 
+    One that a killed process left for the same ``final`` is removed. The name holds the host besides the process,
+    since several hosts may write to one disk.
+
     Raises:
         InputError: if ``final`` exists already.
     """
     if final.exists():
         raise InputError(f"{final} exists already; choose another folder or remove it first")
-    temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    prefix, suffix = f".{final.name}.{socket.gethostname()}.", ".tmp"
+    for leftover in [*final.parent.iterdir()] if final.parent.is_dir() else []:
+        process = leftover.name.removeprefix(prefix).removesuffix(suffix)
+        ours = leftover.name == f"{prefix}{process}{suffix}" and process.isdecimal()
+        if ours and (int(process) == os.getpid() or not _is_alive(int(process))):
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary = final.parent / f"{prefix}{os.getpid()}{suffix}"
     temporary.mkdir(parents=True)
     return temporary
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -91,7 +91,7 @@ def _learned_qat_transform(module: nn.Module, config: LearnedQATConfig) -> nn.Mo
     host.weight_fake_quantizer = quantizer
     if inputs is not None:
         options = Dynamic() if inputs.dynamic else config.fake_quantizer
-        layout = Layout(1, 1, host.weight.shape[1], activation=True)
+        layout = Layout(1, 1, activation=True)
         host.activation_fake_quantizer = options.build(inputs, layout, "fp32").to(host.weight.device)
     host.quantization_scheme = config.scheme
     return host

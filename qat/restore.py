@@ -37,6 +37,8 @@ def restore(checkpoint: QuantizedCheckpoint) -> nn.Module:
     for name, entry in checkpoint.weights.items():
         if entry.scheme.input_activations is not None:
             model.set_submodule(name, _with_activation(model.get_submodule(name), entry))
+    if checkpoint.generation_config is not None:
+        model.generation_config = type(model.generation_config).from_dict(checkpoint.generation_config)
     return model.eval()
 
 
@@ -44,7 +46,7 @@ def _with_activation(module: nn.Module, entry: QuantizedWeight) -> Host:
     host = make_host(module)
     inputs = entry.scheme.input_activations
     assert inputs is not None
-    layout = Layout(1, 1, host.weight.shape[1], activation=True)
+    layout = Layout(1, 1, activation=True)
     config: FakeQuantizeConfig = Dynamic()
     if not inputs.dynamic:
         assert entry.input_scale is not None

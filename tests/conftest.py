@@ -1,12 +1,10 @@
-"""Shared by every test: no network, no traces in the user's home, and the real data where it is at hand."""
+"""Shared by every test: no network, no traces in the user's home, a text, and the real data where it is at hand."""
 
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
-
-import pytest
-from hypothesis import settings
 
 # Set before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +14,11 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # The models are tiny: a second thread costs more than it brings, and much more on a machine that is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+from support import VOCABULARY
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +39,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of about 1,300 tokens of the embedded model's tokenizer."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(Path(sysconfig.get_path("stdlib"), "bisect.py").read_text())
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_words(text: Path) -> list[str]:
+    """Overrides that read all splits from :func:`text`."""
+    return ["data=text", *(f"data.{split}=[{text}]" for split in ("train", "validation", "test"))]
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Token ids [2, 16] for ``support.random_llama``."""
+    return torch.randint(VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="session")

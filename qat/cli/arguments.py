@@ -12,7 +12,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from qat.config import record
+from qat.config.compose import SEVERAL, choices, groups
 from qat.config.explain import explain
+from qat.config.schema import SETTLED_KEYS
 from qat.errors import InputError
 
 RECIPES_FLAG = "--recipes"
@@ -43,6 +45,8 @@ class Arguments:
         folders = {key: value for key in ("resume", "run") if (value := _value(rest, key)) is not None}
         if len(folders) > 1:
             raise InputError("resume and run exclude each other; resume=<run folder> continues a training")
+        if "run" in folders:
+            _refuse_settled(_overrides(rest), folders["run"])
         for folder in folders.values():
             rest = [*record.read_overrides(Path(folder)), *rest]
         return cls(_overrides_first(rest), _value(rest, "recipes"), help=bool({"-h", "--help"} & {*words}))
@@ -67,18 +71,43 @@ def _recipes_flag_to_override(words: list[str]) -> list[str]:
 
 def _overrides_first(words: list[str]) -> list[str]:
     """Hydra's parser takes overrides in one piece only; let flags stand between them."""
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    overrides = parser.parse_intermixed_args(words).overrides
-    _refuse_targets_of_hydra(overrides)
+    overrides = _overrides(words)
+    for override in _parse(overrides):
+        _refuse_targets_of_hydra(override)
+        _refuse_null(override)
     return [*overrides, *(word for word in words if word not in overrides)]
 
 
-def _refuse_targets_of_hydra(words: list[str]) -> None:
+def _overrides(words: list[str]) -> list[str]:
+    """The words that are neither a flag nor the value of one."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    return [str(word) for word in parser.parse_intermixed_args(words).overrides]
+
+
+def _refuse_targets_of_hydra(override: Override) -> None:
     """Hydra builds callbacks and plugins of its own before a job can check anything."""
+    if override.key_or_group.startswith("hydra") and "_target_" in str(override.input_line):
+        raise InputError(f"'{override.input_line}' is not allowed: a target of Hydra's own cannot be changed")
+
+
+def _refuse_null(override: Override) -> None:
+    """Hydra has no null for a group, and its message does not say which one was meant."""
+    key = override.get_key_element()
+    group = override.key_or_group
+    if group in groups() and not override.is_delete() and override.value() is None:
+        fix = f"{key}=[]" if group in SEVERAL else f"'~{key}'"
+        raise InputError(f"{key}=null: to leave {key} out, write {fix}; choices: {', '.join(choices(group))}")
+
+
+def _refuse_settled(words: list[str], folder: str) -> None:
+    """Refuse what a finished run has settled and a new word could not change."""
     for override in _parse(words):
-        if override.key_or_group.startswith("hydra") and "_target_" in str(override.input_line):
-            raise InputError(f"'{override.input_line}' is not allowed: a target of Hydra's own cannot be changed")
+        if override.key_or_group.partition(".")[0] in SETTLED_KEYS:
+            raise InputError(
+                f"'{override.input_line}' has no effect with run={folder}: that run is finished; leave it out, or "
+                "start a new run with it"
+            )
 
 
 def _refuse(message: str) -> NoReturn:

@@ -11,60 +11,82 @@ from rich.text import Text
 
 from qat.cli.commands import commands
 from qat.config.compose import GROUP, choices, groups
+from qat.config.schema import SETTLED_KEYS
 
 EXAMPLES = (
     ("qat run recipe=demo/w4a16_lsq", "train, quantize, export and score the model that ships with qat"),
     ("qat run recipe=demo/w4a16_lsq trainer.max_steps=50 scheme=w8a8", "the same with options changed"),
     ("qat run recipe=llama3_2_1b/w4a16_lsq 'data.train=[corpus/*.txt]'", "your model, your text"),
     ("qat train resume=outputs/demo/w4a16_lsq/latest", "go on after an interruption, bit for bit"),
-    ("qat export run=outputs/demo/w4a16_lsq/latest", "write the exports of a run of qat train or ptq"),
+    ("qat ptq model=hf model.path=models/my-llama scheme=w8a8", "quantize a model without training"),
+    ("qat export run=outputs/demo/w4a16_lsq/latest", "write the exports of a run of qat train"),
     ("qat evaluate model=hf model.path=meta-llama/Llama-3.2-1B", "score a float model"),
     ("qat run recipe=demo/w4a16_lsq --cfg job", "show what would run"),
     ("qat train recipe=demo/w4a16_lsq optimizer.lr=1e-4,1e-3 --multirun", "sweep"),
 )
 OPTIONS = (
     ("--recipes DIR", "add a folder of your own recipes, DIR/<folder>/<recipe>.yaml"),
-    ("--cfg job", "print the composed config instead of running"),
+    ("--cfg job", "print every option with its value instead of running"),
     ("--multirun", "run every combination of comma-separated values"),
     ("-sc install=bash", 'tab completion: eval "$(qat -sc install=bash)" (also zsh, fish)'),
     ("--help, --version", "this page; the version"),
-    ("--hydra-help", "Hydra's own options"),
+    ("--hydra-help", "options of Hydra, the library that reads the keys"),
 )
 KEYS = (
-    ("trainer.max_steps=500", "set an option"),
+    ("recipe=demo/w4a16_lsq", "start from a recipe; every other key changes it"),
     ("scheme=w8a8", "pick a choice of a group"),
-    ("+phase@schedule.warmup=float_warmup", "add a phase to the schedule"),
-    ("export=[a,b]", "pick several exports"),
-    ("'~scheme'", "leave a group out: float training"),
-    ("seed=1 run_dir=DIR", "besides the groups; also evaluate.*, baseline.*, expect.*"),
+    ("trainer.max_steps=500", "set an option of what is picked"),
+    ("+phase@schedule.warmup=float_warmup", "add a phase named warmup to the precision schedule"),
+    ("+ptq@baseline.ptq.mse=rtn_mse", "compare with one more PTQ algorithm, under the name mse"),
+    ("export=[]", "write no export; export=[a,b] writes several"),
+    ("'~logger'", "leave a group out (quoted for the shell); '~scheme' is float training"),
+    ("run_dir=DIR", "where the result goes; default: outputs/<recipe or model>/<time>"),
+    ("seed=1 evaluate.blocks=64", "keys besides the groups; also baseline.*, expect.*, rest_dtype, ..."),
 )
+KEYS_OF_A_FINISHED_RUN = (
+    ("run=outputs/demo/w4a16_lsq/latest", "the run folder; everything else is as it was there, unless changed"),
+    ("export=[a,b]", "which exports; default: those of the run"),
+    ("engine.dtype=bfloat16", "how qat validate loads them"),
+    ("trainer.device=cpu", "where qat validate computes"),
+    ("evaluate.blocks=64", "how much text qat validate scores; other text than the run's is not stored"),
+)
+# The run folder that a command takes, or can take.
+FOLDERS = {
+    "run": "[resume=<run folder>] ",
+    "train": "[resume=<run folder>] ",
+    "evaluate": "[run=<run folder>] ",
+    "export": "run=<run folder> ",
+    "validate": "run=<run folder> ",
+}
 
 
 def overview(console: Console) -> None:
     """Print the page of ``qat --help``."""
     _print(
         console,
-        Text("qat: quantization-aware training of transformers, from a recipe to files that engines load"),
+        Text("qat: quantization-aware training (QAT) of transformers, from a recipe to files that engines load"),
         _section("Usage", Text("qat <command> [key=value ...] [options]")),
+        _section("First", Text("qat run recipe=demo/w4a16_lsq    (minutes on a laptop, no network)")),
         _section("Commands", _pairs(commands())),
         _section("Options", _pairs(dict(OPTIONS))),
-        _section("Recipes (recipe=...)", _recipes()),
-        _section("Groups (group=choice)", _groups()),
+        _section("Recipes: recipe=<folder>/<name>", _recipes()),
+        _section("Parts to pick: <group>=<choice>", _groups()),
         _section("Examples", _pairs(dict(EXAMPLES), wide=True)),
-        Text("qat <command> --help describes every choice."),
+        Text("qat <command> --help explains how keys are written and describes every recipe and choice."),
     )
 
 
 def command_page(console: Console, command: str) -> None:
     """Print the page of ``qat <command> --help``."""
-    detailed = [_section(f"{group}=", _pairs(_described(group))) for group in groups()]
+    of_a_run = FOLDERS.get(command, "").startswith("run=")
+    shown = [group for group in (GROUP, *groups()) if not (of_a_run and group in SETTLED_KEYS)]
+    detailed = [_section(f"{group}=", _pairs(_described(group))) for group in shown]
     _print(
         console,
         Text(f"qat {command}: {commands()[command]}"),
-        _section("Usage", Text(f"qat {command} [key=value ...] [options]")),
-        _section("Keys", _pairs(dict(KEYS))),
+        _section("Usage", Text(f"qat {command} {FOLDERS.get(command, '')}[key=value ...] [options]")),
+        _section("Keys", _pairs(dict(KEYS_OF_A_FINISHED_RUN if of_a_run else KEYS))),
         _section("Options", _pairs(dict(OPTIONS))),
-        _section("recipe=", _pairs(_described(GROUP))),
         *detailed,
         Text(f"qat {command} --cfg job prints every option with its value."),
     )

@@ -1,7 +1,7 @@
 """The command line, ``qat <command> [key=value ...]``: a command is a Hydra job, an error is one line.
 
-Exit codes: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted. ``QAT_DEBUG=1`` shows the
-traceback of an error.
+Exit codes: 0 done, 1 the run failed, 2 the input cannot be used or the disk is full, 130 interrupted.
+``QAT_DEBUG=1`` shows the traceback of an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qat.config import compose
 from qat.config.check import check
 from qat.config.explain import explain
 from qat.config.run_folder import RunFolder, choose
-from qat.errors import Interrupted, QatError, RunError, is_disk_full
+from qat.errors import DiskFull, Interrupted, QatError, RunError, is_disk_full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +120,7 @@ def _start(command: str, config: DictConfig, overrides: list[str], swept: Path |
         if not is_disk_full(error):
             raise
         where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
-        raise RunError(f"no disk space left{where}; free some{_how_to_go_on(job, folder)}") from error
+        raise DiskFull(f"no disk space left{where}; free some{_how_to_go_on(job, folder)}") from error
 
 
 def _how_to_go_on(job: ModuleType, folder: RunFolder) -> str:

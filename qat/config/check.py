@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from qat.config.explain import explain, unknown_key
+from qat.config.explain import explain, how_to_pick, unknown_key
 from qat.config.schema import COMPONENTS, NAMED_COMPONENTS, RunConfig
 from qat.errors import InputError, nearest
 
@@ -104,7 +104,7 @@ def _is_component(value: Any) -> bool:
 def _check_node(key: str, node: Any, *packages: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The target, and its options as the annotations make them (a list becomes a tuple)."""
     if not _is_component(node):
-        raise InputError(f"{key}={node!r} is not a component; pick one, as in {key.partition('.')[0]}=<name>")
+        raise InputError(f"{key}={node!r} is not a component; pick one, as in {how_to_pick(key)}")
     target = locate(key, node["_target_"], *packages)
     parameters = inspect.signature(target).parameters
     hints = _hints(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -13,8 +14,17 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from qat.config.compose import choices, groups
+from qat.config.compose import SEVERAL, choices, groups
 from qat.errors import InputError, nearest
+
+# Where components sit under names of their own -> how one is added.
+_ADDED_BY = {
+    "schedule": "+phase@schedule.{name}=<phase>",
+    "baseline.ptq": "+ptq@baseline.ptq.{name}=<algorithm>",
+    "export": "export=[<format>,<format>]",
+}
+_NO_MATCH = re.compile(r"Could not (override|delete) '([^']+)'\.")
+_NO_GROUP = re.compile(r"config group '([^']+)' does not exist")
 
 
 def explain(error: Exception) -> InputError:
@@ -32,8 +42,10 @@ def explain(error: Exception) -> InputError:
         return InputError(f"{cause.full_key} has no value; give it as {cause.full_key}=<value>")
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return InputError(f"{cause.full_key}: {_first_line(cause)}")
-    if "Config group override must be a string" in str(error):
-        return InputError("a group cannot be set to null; name one of its choices, or leave it out with '~<group>'")
+    if (found := _NO_MATCH.match(str(error))) is not None:
+        return _no_match(*found.groups())
+    if (found := _NO_GROUP.search(str(error))) is not None:
+        return unknown_choice(found[1], "")
     return InputError(_one_line(error))
 
 
@@ -41,7 +53,9 @@ def unknown_choice(group: str, name: str) -> InputError:
     """``recipe=demo/w4a16_lsqq`` and the like."""
     allowed = choices(group)
     if not allowed:
-        return InputError(f"config group '{group}' does not exist{nearest(group, groups())}")
+        return InputError(
+            f"config group '{group}' does not exist{nearest(group, groups()) or ';'} groups: {', '.join(groups())}"
+        )
     return InputError(f"{group} '{name}' not found{nearest(name, allowed) or ';'} choices: {', '.join(allowed)}")
 
 
@@ -49,9 +63,33 @@ def unknown_key(full_key: str, siblings: Iterable[object]) -> InputError:
     """``trainer.max_stepz=5`` and the like."""
     parent, _, key = full_key.rpartition(".")
     allowed = sorted({str(sibling) for sibling in siblings} - {"_target_", "hydra"})
+    if parent in _ADDED_BY:
+        return InputError(f"{parent} has no '{key}'{nearest(key, allowed) or ';'} add it with {how_to_pick(full_key)}")
     where = f"{parent} has no option '{key}'" if parent else f"there is no option '{key}'"
     listed = f" options: {', '.join(allowed)}" if allowed else " it takes none"
     return InputError(f"{where}{nearest(key, allowed) or ';'}{listed}")
+
+
+def how_to_pick(key: str) -> str:
+    """What to type for a component at ``key``.
+
+    Example:
+        >>> how_to_pick("schedule.warmup"), how_to_pick("loss")
+        ('+phase@schedule.warmup=<phase>', 'loss=<choice>')
+    """
+    parent, _, name = key.rpartition(".")
+    return _ADDED_BY.get(parent, f"{key}=<choice>").format(name="<name>" if name == "_target_" else name)
+
+
+def _no_match(verb: str, key: str) -> InputError:
+    """``phase@schedule.x=blend`` without its plus, ``~export``, ``~loss`` where there is none."""
+    group, _, place = key.partition("@")
+    if verb == "override":
+        fix = f"+{key}=<choice>" if place else how_to_pick("schedule.<name>")  # `phase` is no part of a run by itself
+        return InputError(f"there is no {key} to replace; to add one, write {fix}")
+    if group in SEVERAL:
+        return InputError(f"'~{key}' cannot leave it out; write {group}=[]")
+    return InputError(f"'~{key}': this run has no {key}, so there is nothing to leave out")
 
 
 def _our_own(error: BaseException | None) -> InputError | None:

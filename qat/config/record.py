@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from qat.errors import InputError
@@ -16,7 +18,11 @@ from qat.paths import publish, temporary_beside
 
 REDACTED = "<redacted>"
 # The last word of a key, so that `tokenizer` and `max_new_tokens` stay readable.
-_SECRET = re.compile(r"(?i)(^|[._-])(\w*key|token|secret|password|passwd|credentials?)$")
+_SECRET = re.compile(r"(?i)(^|[._-])(\w*(key|token|secret|password|passwd|passphrase|credentials?|authorization)|pwd)$")
+# In a URL: who logs in, and query parameters that name a secret.
+_IN_URL = re.compile(
+    r"(?i)(?<=://)[^/\s]+(?=@)|(?<=[?&])((?:[\w-]*(?:key|token|secret|password|signature|credential))|sig)=[^&\s'\"]+"
+)
 _COLUMNS = ("text_key", "messages_key")  # names of columns, not secrets
 _FROM_ENV = re.compile(r"\$\{\s*(oc\.)?env:")
 
@@ -29,20 +35,46 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """
     raw = OmegaConf.to_container(config, resolve=False)
     safe = OmegaConf.to_container(OmegaConf.create(_escape_env(raw)), resolve=True)
-    redacted = _redact(safe)
+    redacted = redact(safe)
     assert isinstance(redacted, dict)
     return redacted
 
 
+def redact(node: Any, key: str = "") -> Any:
+    """Plain data with the values of secret keys, and the secrets in URLs, replaced; ``key`` is that of ``node``.
+
+    Example:
+        >>> redact({"token": "abc", "path": "https://me:abc@host/x"})
+        {'token': '<redacted>', 'path': 'https://<redacted>@host/x'}
+    """
+    if node is None or isinstance(node, bool):
+        return node
+    if _is_secret(key):
+        return REDACTED
+    if isinstance(node, dict):
+        return {name: redact(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [redact(item) for item in node]
+    return _IN_URL.sub(_without_value, node) if isinstance(node, str) else node
+
+
 def redact_override(override: str) -> str:
-    """``logger.api_key=abc`` -> ``logger.api_key=<redacted>``; other overrides are returned as they are.
+    """``logger.api_key=abc`` -> ``logger.api_key=<redacted>``; one without a secret is returned as it is.
+
+    A value that holds a secret somewhere, as ``logger={api_key: abc}`` does, is replaced whole.
 
     Example:
         >>> redact_override("+logger.api_key=abc")
         '+logger.api_key=<redacted>'
     """
     key, separator, _ = override.partition("=")
-    return f"{key}={REDACTED}" if separator and _is_secret(key) else override
+    if not separator:
+        return override
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except OverrideParseException:
+        return f"{key}={REDACTED}"
+    return override if redact(value, key) == value else f"{key}={REDACTED}"
 
 
 def write(config: dict[str, Any], overrides: Sequence[str], folder: Path) -> None:
@@ -99,12 +131,8 @@ def _escape_env(node: Any) -> Any:
     return node.replace("${", "\\${") if isinstance(node, str) and _FROM_ENV.search(node) else node
 
 
-def _redact(node: Any, key: str = "") -> Any:
-    if isinstance(node, dict):
-        return {name: _redact(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_redact(item, key) for item in node]
-    return REDACTED if isinstance(node, str) and _is_secret(key) else node
+def _without_value(found: re.Match[str]) -> str:
+    return REDACTED if found[1] is None else f"{found[1]}={REDACTED}"
 
 
 def _is_secret(key: str) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class RunFolder:
     overrides: list[str]
     exists: bool = False
     latest: Path | None = None
+    _made: bool = field(default=False, init=False)
 
     @property
     def quantized(self) -> Path:
@@ -61,6 +64,27 @@ class RunFolder:
         """
         if self.exists:
             return self.path
+        self._write_record()
+        self._point_latest_here()
+        return self.path
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """:meth:`create`, for a command that cannot be resumed: what fails inside leaves no folder behind.
+
+        Raises:
+            InputError: if the folder cannot be made.
+        """
+        try:
+            self._write_record()
+            yield
+        except BaseException:  # Ctrl-C too
+            if self._made:
+                shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        self._point_latest_here()
+
+    def _write_record(self) -> None:
         try:
             self._make()
         except OSError as error:
@@ -70,18 +94,21 @@ class RunFolder:
                 f"the run folder {self.path} cannot be made ({error.strerror}); choose another with run_dir=<folder>"
             ) from error
         record.write(self.config, self.overrides, self.path)
-        if self.latest is not None:
-            temporary = self.latest.with_name(f".latest.{os.getpid()}")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(self.path.name, target_is_directory=True)
-            temporary.replace(self.latest)
-        return self.path
+
+    def _point_latest_here(self) -> None:
+        if self.latest is None:
+            return
+        temporary = self.latest.with_name(f".latest.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name, target_is_directory=True)
+        temporary.replace(self.latest)
 
     def _make(self) -> None:
         """Several runs may have begun in the same second and chosen the same name: making it settles whose it is."""
-        while True:
+        while not self._made:
             try:
-                return self.path.mkdir(parents=True, exist_ok=self.latest is None)
+                self.path.mkdir(parents=True, exist_ok=self.latest is None)
+                self._made = True
             except FileExistsError:
                 if self.latest is None:
                     raise

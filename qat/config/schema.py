@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from qat.errors import InputError
+from qat.errors import InputError, nearest
 
 # Where a component may sit -> the package that its target must be in.
 COMPONENTS = {
@@ -34,10 +34,17 @@ NAMED_COMPONENTS = {
     "baseline.ptq": "qat.ptq",
     "export": "qat.export",
 }
+REST_DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What decides the weights that a training ends with: a resume must find these unchanged.
 TRAINING_KEYS = (
     *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer", "calibration_batches"),
+    "rest_dtype",
     *("loss", "optimizer", "trainer", "schedule", "baseline"),
+)
+# What a finished run has settled: for the commands that take `run=` these could have no effect.
+SETTLED_KEYS = (
+    *("recipe", "scheme", "fake_quantizer", "observer", "ptq", "calibration_batches", "rest_dtype"),
+    *("loss", "optimizer", "schedule", "phase", "baseline", "expect", "run_dir"),
 )
 
 
@@ -105,6 +112,9 @@ class RunConfig:
     ptq: Any = None
     # Batches of the training split that PTQ algorithms and static activations are calibrated on.
     calibration_batches: int = 8
+    # Dtype of what is not quantized (embeddings, norms, ...) in every quantized model of the run: float32, bfloat16,
+    # float16, or auto: that of the base's own files.
+    rest_dtype: str = "auto"
     loss: Any = None
     optimizer: Any = None
     trainer: Any = None
@@ -118,6 +128,13 @@ class RunConfig:
     evaluate: Evaluate = field(default_factory=Evaluate)
     # Bounds that `qat run` holds its metrics.json to: the same nesting, ending in `{min: ..}` or `{max: ..}`.
     expect: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rest_dtype not in REST_DTYPES and "${" not in self.rest_dtype:
+            raise InputError(
+                f"rest_dtype={self.rest_dtype} is not one of {', '.join(REST_DTYPES)}"
+                f"{nearest(self.rest_dtype, REST_DTYPES)}"
+            )
 
 
 def register() -> None:

@@ -18,10 +18,13 @@ class TextDocument:
     Attributes:
         text: the text itself, not empty.
         name: where it comes from, for error messages (a path, ``file:line``).
+        add_eos: whether the EOS token ends it; None leaves that to the tokenizer, see
+            :func:`qat.data.tokenize.frame`.
     """
 
     text: str
     name: str
+    add_eos: bool | None = None
 
     @property
     def content(self) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from qat.data.document import SPLITS, Document, Split
 from qat.data.files import expand, sha256
 from qat.data.split import HoldOut
 
+_WHICH_FILES = {*SPLITS, "validation_share", "test_share"}
 
+
+@dataclass(eq=False)
 class FileSource(ABC):
     """Documents from the files of each split, or from a share of the training files.
 
-    A subclass says how one file is read; see :class:`qat.data.text.TextFiles`.
+    A subclass is a dataclass that adds its own options and says how one file is read; see
+    :class:`qat.data.text.TextFiles`.
 
     Args:
         train: files and globs, relative to the current folder.
@@ -26,34 +31,33 @@ class FileSource(ABC):
         test: the same for the test split.
         validation_share: without ``validation``, the share of ``train``'s documents held out for it.
         test_share: without ``test``, the share of ``train``'s documents held out for it.
+        add_eos: whether the EOS token ends each text; None: where the tokenizer adds no special token itself.
 
     Raises:
         InputError: if a share is out of range, or given beside files for the same split.
     """
 
-    def __init__(
-        self,
-        train: list[str],
-        validation: list[str] | None,
-        test: list[str] | None,
-        validation_share: float,
-        test_share: float,
-    ) -> None:
+    train: list[str]
+    validation: list[str] | None = None
+    test: list[str] | None = None
+    validation_share: float = 0.0
+    test_share: float = 0.0
+    add_eos: bool | None = None
+
+    def __post_init__(self) -> None:
+        patterns = (self.train, self.validation, self.test)
         self.patterns: dict[Split, list[str]] = {
-            "train": train,
-            "validation": validation or [],
-            "test": test or [],
+            split: given for split, given in zip(SPLITS, patterns, strict=True) if given
         }
-        given = [split for split in SPLITS if self.patterns[split]]
-        self.hold_out = HoldOut(given, validation_share, test_share)
+        self.hold_out = HoldOut(self.patterns, self.validation_share, self.test_share)
 
     @abstractmethod
     def read(self, path: Path, split: Split) -> Iterator[Document]:
         """Yield the documents of one file that belong to ``split``."""
 
-    @abstractmethod
     def options(self) -> dict[str, Any]:
-        """Options that decide what documents a file has: part of the fingerprint."""
+        """The options that decide what documents a file has: part of the fingerprint."""
+        return {option.name: getattr(self, option.name) for option in fields(self) if option.name not in _WHICH_FILES}
 
     def files(self, split: Split) -> list[Path]:
         """The files that the documents of ``split`` are in."""

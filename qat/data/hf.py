@@ -30,6 +30,7 @@ class HuggingFace:
         test_share: where ``splits["test"]`` is None, the share of the training rows held out for it.
         text_key: column of a text.
         messages_key: column of a chat; where a row has both, the chat counts.
+        add_eos: whether the EOS token ends each text; None: where the tokenizer adds no special token itself.
 
     Raises:
         InputError: if ``splits`` has a key that is not one of ours, or a share is out of range.
@@ -44,6 +45,7 @@ class HuggingFace:
         test_share: float = 0.0,
         text_key: str = "text",
         messages_key: str = "messages",
+        add_eos: bool | None = None,
     ) -> None:
         local = Path(path).expanduser()
         self.path = str(local) if local.exists() else path
@@ -53,6 +55,7 @@ class HuggingFace:
             check_split(split)
         self.text_key = text_key
         self.messages_key = messages_key
+        self.add_eos = add_eos
         given = [split for split in SPLITS if self.splits.get(split) is not None]
         self.hold_out = HoldOut(given, validation_share, test_share, option="data.splits")
         self._loaded: dict[str, Dataset] = {}
@@ -72,6 +75,7 @@ class HuggingFace:
             self._dataset(split)._fingerprint,  # datasets has no public name for it
             self.text_key,
             self.messages_key,
+            self.add_eos,
             self.hold_out.options(split),
         ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -89,13 +93,14 @@ class HuggingFace:
             "shares": self.hold_out.shares,
             "text_key": self.text_key,
             "messages_key": self.messages_key,
+            "add_eos": self.add_eos,
         }
 
     def _documents(self, split: Split, dataset: Dataset) -> Iterator[Document]:
         theirs = self.splits[self.hold_out.origin(split)]
         for number, row in enumerate(dataset):
             name = f"{self.path} ({theirs}, row {number})"
-            document = to_document(row, self.text_key, self.messages_key, name)
+            document = to_document(row, self.text_key, self.messages_key, name, self.add_eos)
             if document and self.hold_out.keeps(split, document.content):
                 yield document
 

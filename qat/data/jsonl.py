@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +15,21 @@ from qat.data.rows import to_document
 from qat.errors import InputError
 
 
+@dataclass(eq=False)
 class JsonLines(FileSource):
     """One JSON object a line: ``{"text": "..."}`` or ``{"messages": [{"role": ..., "content": ...}, ...]}``.
 
     Lines that are blank or whose text is blank are skipped.
 
+    Besides the options of :class:`~qat.data.file_source.FileSource`:
+
     Args:
-        train: files and globs, relative to the current folder.
-        validation: the same for the validation split.
-        test: the same for the test split.
-        validation_share: without ``validation``, the share of ``train``'s lines held out for it.
-        test_share: without ``test``, the share of ``train``'s lines held out for it.
         text_key: key of a text.
         messages_key: key of a chat; where a line has both keys, the chat counts.
-
-    Raises:
-        InputError: if a share is out of range.
     """
 
-    def __init__(
-        self,
-        train: list[str],
-        validation: list[str] | None = None,
-        test: list[str] | None = None,
-        validation_share: float = 0.0,
-        test_share: float = 0.0,
-        text_key: str = "text",
-        messages_key: str = "messages",
-    ) -> None:
-        super().__init__(train, validation, test, validation_share, test_share)
-        self.text_key = text_key
-        self.messages_key = messages_key
-
-    def options(self) -> dict[str, Any]:
-        """The keys."""
-        return {"text_key": self.text_key, "messages_key": self.messages_key}
+    text_key: str = "text"
+    messages_key: str = "messages"
 
     def read(self, path: Path, split: Split) -> Iterator[Document]:
         """Yield the documents of one file that belong to ``split``."""
@@ -60,7 +41,7 @@ class JsonLines(FileSource):
                 offset += len(content)
                 if not line:
                     continue
-                document = to_document(_parse(line, name), self.text_key, self.messages_key, name)
+                document = to_document(_parse(line, name), self.text_key, self.messages_key, name, self.add_eos)
                 if document and self.hold_out.keeps(split, document.content):
                     yield document
 

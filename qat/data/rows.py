@@ -11,8 +11,17 @@ from qat.errors import InputError, nearest
 ROLES = ("system", "user", "assistant", "tool")
 
 
-def to_document(row: Mapping[str, Any], text_key: str, messages_key: str, name: str) -> Document | None:
+def to_document(
+    row: Mapping[str, Any], text_key: str, messages_key: str, name: str, add_eos: bool | None = None
+) -> Document | None:
     """Make a document of a row that has a text or a chat; None if the text is blank.
+
+    Args:
+        row: the row.
+        text_key: key of a text.
+        messages_key: key of a chat.
+        name: where the row comes from, for error messages.
+        add_eos: whether the EOS token ends a text, see :class:`~qat.data.document.TextDocument`.
 
     Raises:
         InputError: if it has neither, or if its value is of the wrong type.
@@ -27,7 +36,7 @@ def to_document(row: Mapping[str, Any], text_key: str, messages_key: str, name: 
     text = row[text_key]
     if not isinstance(text, str):
         raise InputError(f"{name}: '{text_key}' must be a string, got {_short(text)}")
-    return TextDocument(text, name) if text.strip() else None
+    return TextDocument(text, name, add_eos) if text.strip() else None
 
 
 def check_messages(value: Any, name: str) -> tuple[dict[str, Any], ...]:

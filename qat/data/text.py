@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from qat.data.document import Split, TextDocument
 from qat.data.file_source import FileSource
@@ -17,6 +17,7 @@ from qat.errors import InputError
 _SECTION = 4096
 
 
+@dataclass(eq=False)
 class TextFiles(FileSource):
     """UTF-8 text files, each one document, or several where ``document_separator`` cuts it.
 
@@ -24,35 +25,21 @@ class TextFiles(FileSource):
     document if a separator is set, otherwise sections of at least 4096 characters that end at a line's end;
     neighbouring sections of the same split stay one document.
 
+    Besides the options of :class:`~qat.data.file_source.FileSource`:
+
     Args:
-        train: files and globs, relative to the current folder.
-        validation: the same for the validation split.
-        test: the same for the test split.
-        validation_share: without ``validation``, the share of ``train`` held out for it.
-        test_share: without ``test``, the share of ``train`` held out for it.
         document_separator: text between documents, for example ``"<|endoftext|>"``; it is not part of them.
 
     Raises:
-        InputError: if a share is out of range, or the separator is empty.
+        InputError: if the separator is empty.
     """
 
-    def __init__(
-        self,
-        train: list[str],
-        validation: list[str] | None = None,
-        test: list[str] | None = None,
-        validation_share: float = 0.0,
-        test_share: float = 0.0,
-        document_separator: str | None = None,
-    ) -> None:
-        super().__init__(train, validation, test, validation_share, test_share)
-        if document_separator == "":
-            raise InputError("document_separator is empty; use null for one document a file")
-        self.document_separator = document_separator
+    document_separator: str | None = None
 
-    def options(self) -> dict[str, Any]:
-        """The separator."""
-        return {"document_separator": self.document_separator}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.document_separator == "":
+            raise InputError("document_separator is empty; use null for one document a file")
 
     def read(self, path: Path, split: Split) -> Iterator[TextDocument]:
         """Yield the documents of one file that belong to ``split``."""
@@ -60,13 +47,13 @@ class TextFiles(FileSource):
         if self.document_separator is not None:
             for number, part in enumerate(text.split(self.document_separator), start=1):
                 if part.strip() and self.hold_out.keeps(split, part):
-                    yield TextDocument(part, f"{path} (document {number})")
+                    yield TextDocument(part, f"{path} (document {number})", self.add_eos)
         elif self.hold_out.divides(split):
             for belongs, run in groupby(sections(text), key=lambda part: self.hold_out.keeps(split, part)):
                 if belongs:
-                    yield TextDocument("".join(run), str(path))
+                    yield TextDocument("".join(run), str(path), self.add_eos)
         else:
-            yield TextDocument(text, str(path))
+            yield TextDocument(text, str(path), self.add_eos)
 
 
 def sections(text: str, size: int = _SECTION) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from qat.data.chat import encode_chats
 from qat.data.document import ChatDocument, Document, TextDocument
+from qat.errors import InputError
 
 Tokenizer = Any  # a transformers tokenizer; transformers itself is not imported in this layer
 
@@ -33,15 +35,23 @@ class Encoded(NamedTuple):
     trained: npt.NDArray[np.bool_]
 
 
+class _Piece(NamedTuple):
+    """A part of a text that is tokenized in one go, and the special tokens around it."""
+
+    text: str
+    prefix: list[int]
+    suffix: list[int]
+
+
 def encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
     """Tokenize documents in order.
 
-    Text is framed as the tokenizer frames it by default (with a BOS token if it adds one), ends with the EOS
-    token if the tokenizer has one, and is trained as a whole. A chat is rendered by the tokenizer's own chat
-    template and trained on the assistant's turns only, see :mod:`qat.data.chat`.
+    Text is trained as a whole, between the special tokens that :func:`frame` finds. A chat is rendered by the
+    tokenizer's own chat template and trained on the assistant's turns only, see :mod:`qat.data.chat`.
 
     Raises:
-        InputError: if a chat cannot be rendered or its assistant turns cannot be told apart.
+        InputError: if a chat cannot be rendered, its assistant turns cannot be told apart, or a text is to end
+            with an EOS token that the tokenizer does not have.
     """
     for kind, group in groupby(documents, key=type):
         if kind is ChatDocument:
@@ -59,16 +69,15 @@ def encode_texts(
     A long text is cut before a space, which byte-level tokenizers split at anyhow; others may give one token
     more at a cut than in one go.
     """
-    prefix, suffix = _frame(tokenizer)
-    for batch in _batches(documents, batch_characters):
+    for batch in _batches(documents, tokenizer, batch_characters):
         encoded = tokenizer(
-            [text for text, _, _ in batch],
+            [piece.text for piece in batch],
             add_special_tokens=False,
             return_attention_mask=False,
             verbose=False,
         )["input_ids"]
-        for (_, first, last), ids in zip(batch, encoded, strict=True):
-            framed = np.asarray([*(prefix if first else ()), *ids, *(suffix if last else ())], dtype=np.int64)
+        for piece, ids in zip(batch, encoded, strict=True):
+            framed = np.asarray([*piece.prefix, *ids, *piece.suffix], dtype=np.int64)
             yield Encoded(framed, np.ones(len(framed), dtype=np.bool_))
 
 
@@ -85,35 +94,54 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     decides = {
         "rules": rules,
         "special_tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "frame": _frame(tokenizer),
+        "frame": frame(tokenizer),
         "chat_template": tokenizer.chat_template,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text: those the tokenizer adds by default, and EOS at the end.
+def frame(tokenizer: Tokenizer, add_eos: bool | None = None) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text.
 
-    They are found by encoding one letter with and without them, since tokenizers keep them in many places.
+    They are those that the tokenizer adds by default, since that is what the model was trained with. A model
+    whose texts begin with BOS has often never seen EOS inside a block, and predicts badly what comes around it.
+    Only where the tokenizer adds nothing, so that texts would run into each other, EOS ends each.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        add_eos: True ends a text with EOS whatever the tokenizer does, False adds nothing to its own tokens.
+
+    Raises:
+        InputError: if ``add_eos`` is True and the tokenizer has no EOS token.
     """
+    # Found by encoding one letter with and without them, since tokenizers keep them in many places.
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     framed = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
     prefix, suffix = framed[:start], framed[start + len(bare) :]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in suffix:
-        suffix = [*suffix, tokenizer.eos_token_id]
+    eos = tokenizer.eos_token_id
+    if add_eos and eos is None:
+        raise InputError(
+            f"data.add_eos=true, and the tokenizer of '{tokenizer.name_or_path}' has no EOS token; "
+            "set data.add_eos=null"
+        )
+    wanted = not (prefix or suffix) if add_eos is None else add_eos
+    if wanted and eos is not None and eos not in suffix:
+        suffix = [*suffix, eos]
     return prefix, suffix
 
 
-def _batches(documents: Iterable[TextDocument], characters: int) -> Iterator[list[tuple[str, bool, bool]]]:
-    """Group pieces ``(text, is first, is last of its document)`` into lists of about ``characters``."""
-    batch: list[tuple[str, bool, bool]] = []
+def _batches(documents: Iterable[TextDocument], tokenizer: Tokenizer, characters: int) -> Iterator[list[_Piece]]:
+    """Cut texts into pieces and group these into lists of about ``characters``."""
+    frame_of = cache(lambda add_eos: frame(tokenizer, add_eos))
+    batch: list[_Piece] = []
     size = 0
     for document in documents:
-        start = 0
-        while start < len(document.text):
-            end = _cut(document.text, start, start + characters)
-            batch.append((document.text[start:end], start == 0, end == len(document.text)))
+        prefix, suffix = frame_of(document.add_eos)
+        text, start = document.text, 0
+        while start < len(text):
+            end = _cut(text, start, start + characters)
+            batch.append(_Piece(text[start:end], prefix if start == 0 else [], suffix if end == len(text) else []))
             size += end - start
             start = end
             if size >= characters:

@@ -47,23 +47,17 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
 
     Attributes:
         block_size: tokens a block.
-        num_tokens: tokens of the split, the dropped tail included.
-        fingerprint: SHA-256 (hex) of the ids, of which are trained, and of the block size: equal fingerprints
-            mean equal items.
     """
 
     def __init__(self, folder: Path, block_size: int) -> None:
         self.folder = folder
         self.block_size = block_size
         meta = _read_meta(folder)
-        self.num_tokens: int = meta["tokens"]
         name = f"the {meta['split']} split"
         self._ids = cut(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"), block_size, name)
         self._trained: npt.NDArray[Any] | None = None
         if "trained.bin" in meta["files"]:
             self._trained = cut(np.memmap(folder / "trained.bin", np.bool_, mode="r"), block_size, name)
-        content = json.dumps([meta["dtype"], meta["files"], block_size], sort_keys=True)
-        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from qat.evaluate.score import Blocks, score
-from qat.models.loaded import Task
+from qat.models.loaded import Dtype, Task
 
 
 class Engine(ABC):
@@ -25,14 +26,21 @@ class Engine(ABC):
     task: Task
     """Known after :meth:`load`."""
 
+    dtype: Dtype
+    """What it computes in; in float32 its logits are held to those of the fake-quantized model."""
+
     @property
     @abstractmethod
     def description(self) -> str:
         """Engine, version and how it loaded the export: what ``metrics.json`` names."""
 
     @abstractmethod
-    def load(self, directory: Path) -> None:
+    def load(self, directory: Path, device: torch.device | str = "cpu") -> None:
         """Load the export in ``directory``.
+
+        Args:
+            directory: what an exporter wrote.
+            device: where to compute, unless the engine's own options name a place.
 
         Raises:
             InputError: the engine cannot load it, with the reason.

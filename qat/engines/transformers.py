@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from compressed_tensors.offload import remove_dispatch
 from compressed_tensors.quantization import apply_quantization_config
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from qat.checkpoint import GENERATION
 from qat.engines.base import Engine
 from qat.errors import InputError
 from qat.evaluate import generate
@@ -40,13 +42,13 @@ class TransformersEngine(Engine):
 
     Args:
         dtype: dtype of the dequantized weights and the activations. float32 is what parity is stated in.
-        device: ``cpu``, ``cuda``, ...
+        device: ``cpu``, ``cuda``, ...; None: the one that :meth:`load` is given.
 
     Raises:
         InputError: an unknown dtype.
     """
 
-    def __init__(self, dtype: Dtype = "float32", device: str = "cpu") -> None:
+    def __init__(self, dtype: Dtype = "float32", device: str | None = None) -> None:
         torch_dtype(dtype)
         self.dtype: Dtype = dtype
         self.device = device
@@ -70,7 +72,7 @@ class TransformersEngine(Engine):
             raise InputError("the engine has no model: call load(directory) first")
         return self._model
 
-    def load(self, directory: Path) -> None:
+    def load(self, directory: Path, device: torch.device | str = "cpu") -> None:
         """See the base class; the head is the one that ``architectures`` in ``config.json`` names."""
         directory = Path(directory)
         raw = read_config(directory)
@@ -87,7 +89,7 @@ class TransformersEngine(Engine):
             raise InputError(f"transformers cannot load {directory}: {reason(error)}") from error
         self._directory = directory
         self._model = model.eval()
-        self._model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper hides the signature
+        self._model.to(self.device or device)  # type: ignore[arg-type] # transformers' wrapper hides the signature
 
     def logits(self, tokens: Tensor) -> Tensor:
         """See the base class."""
@@ -115,6 +117,7 @@ class TransformersEngine(Engine):
                 raise InputError(f"transformers reports {problem} in {directory}: {', '.join(names[:3])}")
         # It would happen on the first forward pass: do it here, where its progress bar is held back.
         model.hf_quantizer.compressor.decompress_model(model)
+        remove_dispatch(model)  # it ties the weights to the CPU: a later `to` would bring them back there
         assert isinstance(model, PreTrainedModel)
         return model
 
@@ -133,6 +136,8 @@ class TransformersEngine(Engine):
         tied = {name for name in missing if _is_tied(model, name, state)}
         if wrong := sorted({*missing, *unexpected} - tied):
             raise InputError(f"{directory} does not fit its config.json: {', '.join(wrong[:3])}")
+        if (directory / GENERATION).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
         return model
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qat.checkpoint import QuantizedCheckpoint
+from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight, ReadModule
 from qat.evaluate.forward import Forward, evaluating, outputs
-from qat.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Parity:
     Attributes:
         tensors: quantized tensors of the checkpoint.
         mismatched_codes: integers that differ.
-        mismatched_zero_points: zero points that differ.
-        mismatched_scales: scales that differ in their bits; all of a tensor's where the dtype differs.
+        mismatched_zero_points: zero points of weights and static activations that differ.
+        mismatched_scales: scales of both that differ in their bits; all of a tensor's where the dtype differs.
         missing: modules that the export lacks; every number of theirs counts as mismatched.
         unexpected: modules that only the export has; every number of theirs counts too.
     """
@@ -46,22 +45,39 @@ class Parity:
         )
 
 
-def parity(checkpoint: QuantizedCheckpoint, read_grids: Mapping[str, Grid]) -> Parity:
-    """Compare the grids of ``checkpoint`` with those that an exporter re-read, by module name."""
-    wanted = {name: weight.grid for name, weight in checkpoint.weights.items()}
-    pairs = [(wanted.get(name), read_grids.get(name)) for name in wanted.keys() | read_grids.keys()]
+def parity(checkpoint: QuantizedCheckpoint, read: Mapping[str, ReadModule], activations: bool = True) -> Parity:
+    """Compare the modules of ``checkpoint`` with those that an exporter re-read, by name.
 
-    def total(part: str) -> int:
-        return sum(_differing(getattr(a, part, None), getattr(b, part, None)) for a, b in pairs)
+    Args:
+        checkpoint: what was frozen.
+        read: what :meth:`~qat.export.base.Exporter.read` returned.
+        activations: False for a format that holds weights only.
+    """
+    wanted = checkpoint.weights
+    names = sorted(wanted.keys() | read.keys())
+    pairs = [(_numbers(wanted.get(name), activations), _numbers(read.get(name), activations)) for name in names]
+
+    def total(*parts: str) -> int:
+        return sum(_differing(a.get(part), b.get(part)) for a, b in pairs for part in parts)
 
     return Parity(
         tensors=len(wanted),
         mismatched_codes=total("codes"),
-        mismatched_zero_points=total("zero_point"),
-        mismatched_scales=total("scale"),
-        missing=tuple(sorted(wanted.keys() - read_grids.keys())),
-        unexpected=tuple(sorted(read_grids.keys() - wanted.keys())),
+        mismatched_zero_points=total("zero_point", "input_zero_point"),
+        mismatched_scales=total("scale", "input_scale"),
+        missing=tuple(sorted(wanted.keys() - read.keys())),
+        unexpected=tuple(sorted(read.keys() - wanted.keys())),
     )
+
+
+def _numbers(module: QuantizedWeight | ReadModule | None, activations: bool) -> dict[str, Tensor | None]:
+    if module is None:
+        return {}
+    grid = module.grid
+    numbers = {"codes": grid.codes, "scale": grid.scale, "zero_point": grid.zero_point}
+    if activations:
+        numbers |= {"input_scale": module.input_scale, "input_zero_point": module.input_zero_point}
+    return numbers
 
 
 def _differing(a: Tensor | None, b: Tensor | None) -> int:

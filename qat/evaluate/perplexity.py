@@ -6,8 +6,9 @@ is never predicted, nor is a label of -100. The loss is the mean over tokens (no
 log-softmax; ``perplexity = exp(loss)``. This is token-perplexity: it cannot be compared between tokenizers,
 nor with word-perplexity.
 
-A masked language model is scored on 15 % of each block, replaced by the mask token. Which tokens those are
-depends on ``seed`` and the index of the block only.
+A masked language model is scored on 15 % of the tokens of each block that are not special (CLS, SEP), replaced by
+the mask token, see :mod:`qat.data.masking`. Which tokens those are depends on ``seed`` and the index of the block
+only.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qat.data.masking import Masking
 from qat.data.tokens import IGNORED_LABEL
 from qat.models.loaded import Task
-
-MASKED_SHARE = 0.15
 
 
 def predicted(task: Task, predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,25 +49,21 @@ def loss_sum(log_probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_tokens(
-    input_ids: Tensor, labels: Tensor, first_block: int, mask_token_id: int, seed: int
+    input_ids: Tensor, labels: Tensor, first_block: int, masking: Masking, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Replace 15 % of each block (at least one token) by the mask token; the rest gets label -100.
+    """Hide tokens of each block of a batch; labels keep only the hidden ones, the others become -100.
 
     Args:
         input_ids: int64[batch, length].
-        labels: int64[batch, length]; a position of -100 is never chosen.
+        labels: int64[batch, length].
         first_block: index of the first block of the batch.
-        mask_token_id: the tokenizer's mask token.
+        masking: which tokens may be hidden, and by what.
         seed: together with the block's index it decides the positions.
     """
-    chosen = torch.zeros_like(labels, dtype=torch.bool)
-    for row in range(labels.shape[0]):
-        candidates = (labels[row] != IGNORED_LABEL).nonzero().squeeze(-1)
-        count = min(len(candidates), max(1, round(MASKED_SHARE * len(candidates))))
-        generator = torch.Generator().manual_seed(_mix(seed, first_block + row))
-        order = torch.randperm(len(candidates), generator=generator)
-        chosen[row, candidates[order[:count]]] = True
-    return input_ids.masked_fill(chosen, mask_token_id), labels.masked_fill(~chosen, IGNORED_LABEL)
+    rows = zip(input_ids, labels, strict=True)
+    blocks = [masking.apply_to_block(*row, _mix(seed, first_block + index)) for index, row in enumerate(rows)]
+    hidden, kept = zip(*blocks, strict=True)
+    return torch.stack(hidden), torch.stack(kept)
 
 
 def _mix(seed: int, block: int) -> int:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from qat.data.masking import Masking
 from qat.errors import InputError, RunError
 from qat.evaluate.agreement import cosine_sum, kl_sum, squared_error_sum, top1_matches
 from qat.evaluate.forward import Forward, check_task, evaluating, outputs
@@ -56,7 +57,7 @@ def score(
     batch_size: int,
     task: str = "causal_lm",
     reference: nn.Module | Forward | None = None,
-    mask_token_id: int | None = None,
+    masking: Masking | None = None,
     seed: int = 0,
 ) -> Score:
     """Measure ``model`` on ``blocks``; the protocol is in :mod:`qat.evaluate.perplexity`.
@@ -67,19 +68,19 @@ def score(
         batch_size: blocks in one forward pass. It does not change the protocol.
         task: ``causal_lm``, ``masked_lm`` or ``encoder``.
         reference: the float model for ``top1_agreement`` and ``kl`` (``cosine`` and ``mse`` of an encoder).
-        mask_token_id: needed for ``masked_lm``.
+        masking: which tokens are hidden from a ``masked_lm``, and needed for it.
         seed: of the mask of ``masked_lm``.
 
     Raises:
-        InputError: nothing to score, an unknown task, no mask token, or an encoder without a reference.
+        InputError: nothing to score, an unknown task, no masking, or an encoder without a reference.
         RunError: the loss is not finite.
 
     Example:
         >>> score(quantized, test_blocks, batch_size=8, reference=float_model).perplexity
     """
     kind = check_task(task)
-    if kind == "masked_lm" and mask_token_id is None:
-        raise InputError("a masked language model is scored on masked tokens: mask_token_id is needed")
+    if kind == "masked_lm" and masking is None:
+        raise InputError("a masked language model is scored on masked tokens: masking is needed")
     if kind == "encoder" and reference is None:
         raise InputError("an encoder predicts no tokens: give the float model as reference to compare with")
     totals: dict[str, float] = {}
@@ -87,8 +88,8 @@ def score(
     with evaluating(model, reference):
         for first_block, input_ids, labels in _batches(blocks, batch_size):
             if kind == "masked_lm":
-                assert mask_token_id is not None
-                input_ids, labels = mask_tokens(input_ids, labels, first_block, mask_token_id, seed)
+                assert masking is not None
+                input_ids, labels = mask_tokens(input_ids, labels, first_block, masking, seed)
             sums, count = _batch_sums(model, reference, kind, input_ids, labels)
             for name, value in sums.items():
                 if not math.isfinite(value):

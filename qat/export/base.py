@@ -8,9 +8,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from qat.checkpoint import QuantizedCheckpoint
-from qat.errors import InputError, RunError, is_disk_full
-from qat.grid import Grid
+from qat.checkpoint import QuantizedCheckpoint, ReadModule
+from qat.errors import DiskFull, InputError, is_disk_full
 from qat.paths import publish, temporary_beside
 
 SIDE_FILES = (
@@ -25,20 +24,20 @@ SIDE_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "chat_template.jinja",
-    "generation_config.json",
 )
-"""Files beside the weights that an engine reads and that quantization does not change."""
+"""Files of a tokenizer, whatever its kind."""
 
 
 class Exporter(ABC):
     """Writes a quantized checkpoint as one file format, and reads it back.
 
-    A format is one subclass in one file and one YAML in ``configs/export``. It implements :meth:`takes`,
-    :meth:`write_files`, :meth:`weight_bytes` and :meth:`read`; :meth:`write` does what all share.
+    A format is one subclass in one file and one YAML in ``configs/export``, whose name is the format's. It
+    implements :meth:`takes`, :meth:`write_files`, :meth:`weight_bytes` and :meth:`read`; :meth:`write` does what
+    all share.
     """
 
-    name: ClassVar[str]
-    """Name of the format: of its YAML and of its folder under ``exports/``."""
+    holds_activations: ClassVar[bool] = True
+    """Whether the files hold how input activations are rounded; False where an engine decides that by itself."""
 
     @abstractmethod
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
@@ -57,8 +56,8 @@ class Exporter(ABC):
         """Bytes that the weight files will need."""
 
     @abstractmethod
-    def read(self, directory: Path) -> dict[str, Grid]:
-        """Read the grid of every quantized module back from the files, by full module name."""
+    def read(self, directory: Path) -> dict[str, ReadModule]:
+        """Read the numbers of every quantized module back from the files, by full module name."""
 
     def write(self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None) -> None:
         """Write ``checkpoint`` to the new folder ``directory``, whole or not at all.
@@ -66,11 +65,11 @@ class Exporter(ABC):
         Args:
             checkpoint: what to write.
             directory: must not exist; its parents are made.
-            tokenizer_dir: folder whose tokenizer and generation config are copied beside the weights.
+            tokenizer_dir: folder whose tokenizer is copied beside the weights.
 
         Raises:
             InputError: ``directory`` exists, or the format cannot hold the checkpoint.
-            RunError: no disk space; nothing is left behind.
+            DiskFull: no disk space; nothing is left behind.
         """
         directory = Path(directory)
         self.takes(checkpoint)
@@ -82,13 +81,14 @@ class Exporter(ABC):
             if free < needed:
                 raise OSError(errno.ENOSPC, "No space left on device")
             self.write_files(checkpoint, temporary)
+            checkpoint.write_generation_config(temporary)
             if tokenizer_dir is not None:
                 copy_side_files(Path(tokenizer_dir), temporary)
             publish(temporary, directory)
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            raise RunError(
+            raise DiskFull(
                 f"no disk space left for {directory}: the weights need {needed:,} bytes; "
                 "free some or export to another disk"
             ) from error
@@ -98,7 +98,7 @@ class Exporter(ABC):
 
 
 def copy_side_files(source: Path, directory: Path) -> None:
-    """Copy the tokenizer and the generation config that lie in ``source``.
+    """Copy the tokenizer that lies in ``source``.
 
     Raises:
         InputError: ``source`` is no folder.

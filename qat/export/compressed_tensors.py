@@ -21,20 +21,19 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationConfig
 from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
 from torch import Tensor
 
-from qat.checkpoint import QuantizedCheckpoint
+from qat.checkpoint import QuantizedCheckpoint, ReadModule
 from qat.errors import InputError, RunError
 from qat.export.base import Exporter
 from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config, quantization_config
 from qat.export.ct_tensors import compress, compressed_bytes, decompress, to_grid, unpackable
 from qat.export.files import read_config, read_tensors
-from qat.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class CompressedTensorsExporter(Exporter):
         InputError: a size that cannot be read.
     """
 
-    name: ClassVar[str] = "compressed_tensors"
     max_shard_size: str = "5GB"
 
     def __post_init__(self) -> None:
@@ -93,21 +91,22 @@ class CompressedTensorsExporter(Exporter):
         rest = sum(tensor.nbytes for tensor in checkpoint.rest.values())
         return rest + sum(compressed_bytes(entry) for entry in checkpoint.weights.values())
 
-    def read(self, directory: Path) -> dict[str, Grid]:
-        """Read every grid with compressed-tensors' own code.
+    def read(self, directory: Path) -> dict[str, ReadModule]:
+        """Read every module with compressed-tensors' own code.
 
         Raises:
             InputError: a file that is missing or damaged.
             RunError: compressed-tensors decompresses a module to other values than its integers have.
         """
         config, modules, _ = read_modules(Path(directory))
-        grids = {}
+        read = {}
         for name, local in modules.items():
             scheme = group_of(config, name)
-            grids[name] = to_grid(local, scheme)
-            if not torch.equal(decompress(local, scheme)["weight"], grids[name].value()):
+            grid = to_grid(local, scheme)
+            if not torch.equal(decompress(local, scheme)["weight"], grid.value()):
                 raise RunError(f"{name}: compressed-tensors makes other values of it than its integers have")
-        return grids
+            read[name] = ReadModule(grid, local.get("input_scale"), local.get("input_zero_point"))
+        return read
 
 
 def read_modules(

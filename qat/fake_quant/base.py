@@ -19,11 +19,10 @@ from qat.observers import GridSpec, Observer
 
 @dataclass(frozen=True)
 class Layout:
-    """Groups of the tensor that a quantizer is for: ``[rows, n_groups, k]``, and whether it is an activation."""
+    """Shape ``[rows, n_groups]`` of the scales of the tensor that a quantizer is for; whether it is an activation."""
 
     rows: int
     n_groups: int
-    k: int
     activation: bool = False
 
 

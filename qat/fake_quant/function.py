@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from qat import grid
 from qat.grid import ScaleFormat
@@ -25,16 +24,33 @@ def blend(x: Tensor, y: Tensor, mix: Tensor) -> Tensor:
     return torch.where(mix >= 1.0, y, torch.where(mix <= 0.0, x, x + mix * (y - x)))
 
 
-class SymmetricFakeQuantize(torch.autograd.Function):
+class _LearnedRange(torch.autograd.Function):
+    """What both functions share: ``apply(x, <ends of the range>, qmin, qmax, mix, scale_format, gradient_scale)``.
+
+    ``x`` is [rows, n_groups, k], an end [rows, n_groups]; all tensors are float32 and scalars 0-d tensors.
+    ``gradient_scale`` is LSQ's ``1 / sqrt(k * qmax)`` switched on or off.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the inputs, and nothing that is computed from them."""
+        *tensors, ctx.scale_format, ctx.gradient_scale = inputs
+        ctx.save_for_backward(*tensors)
+
+
+def _round(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Tensor, qmax: Tensor, mix: Tensor) -> Tensor:
+    codes = grid.quantize(x, scale, zero_point, qmin, qmax)
+    return blend(x, grid.dequantize(codes, scale, zero_point), mix)
+
+
+class SymmetricFakeQuantize(_LearnedRange):
     """Round onto a symmetric grid with a learned limit.
 
-    ``apply(x [rows, n_groups, k], limit [rows, n_groups], qmin, qmax, mix, scale_format, gradient_scale)``; all
-    float32, scalars are 0-d tensors. ``gradient_scale`` is LSQ's ``1 / sqrt(k * qmax)`` switched on or off.
+    ``apply(x, limit, qmin, qmax, mix, scale_format, gradient_scale)``.
     """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
         x: Tensor,
         limit: Tensor,
         qmin: Tensor,
@@ -44,10 +60,7 @@ class SymmetricFakeQuantize(torch.autograd.Function):
         gradient_scale: bool,
     ) -> Tensor:
         """See the class."""
-        ctx.save_for_backward(x, limit, qmin, qmax, mix)
-        ctx.scale_format, ctx.gradient_scale = scale_format, gradient_scale  # type: ignore[attr-defined]
-        scale = grid.symmetric_scale(limit, qmax, scale_format)
-        return blend(x, grid.dequantize(grid.quantize(x, scale, None, qmin, qmax), scale, None), mix)
+        return _round(x, grid.symmetric_scale(limit, qmax, scale_format), None, qmin, qmax, mix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -67,16 +80,14 @@ class SymmetricFakeQuantize(torch.autograd.Function):
         return grad_x, grad_limit, None, None, None, None, None
 
 
-class AsymmetricFakeQuantize(torch.autograd.Function):
+class AsymmetricFakeQuantize(_LearnedRange):
     """Round onto an asymmetric grid with two learned ends.
 
-    ``apply(x, lower, upper, qmin, qmax, mix, scale_format, gradient_scale)``, shapes as in
-    :class:`SymmetricFakeQuantize`.
+    ``apply(x, lower, upper, qmin, qmax, mix, scale_format, gradient_scale)``.
     """
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
         x: Tensor,
         lower: Tensor,
         upper: Tensor,
@@ -87,11 +98,7 @@ class AsymmetricFakeQuantize(torch.autograd.Function):
         gradient_scale: bool,
     ) -> Tensor:
         """See the class."""
-        ctx.save_for_backward(x, lower, upper, qmin, qmax, mix)
-        ctx.scale_format, ctx.gradient_scale = scale_format, gradient_scale  # type: ignore[attr-defined]
-        scale, zero_point = grid.asymmetric_scale(lower, upper, qmin, qmax, scale_format)
-        codes = grid.quantize(x, scale, zero_point, qmin, qmax)
-        return blend(x, grid.dequantize(codes, scale, zero_point), mix)
+        return _round(x, *grid.asymmetric_scale(lower, upper, qmin, qmax, scale_format), qmin, qmax, mix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

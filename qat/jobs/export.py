@@ -1,13 +1,12 @@
-"""Write the exports of a finished run that it has not yet: qat export run=<run folder> export=<format>."""
+"""Write a finished run's quantized model in a format that engines load."""
 
 from __future__ import annotations
 
-from qat.checkpoint import QuantizedCheckpoint
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.errors import InputError
 from qat.export.base import folder_bytes
-from qat.jobs.stages import exports
+from qat.jobs.stages import exports, finished
 from qat.jobs.stages.console import say
 from qat.report.summary import human_bytes
 
@@ -20,7 +19,7 @@ def main(run: RunConfig, folder: RunFolder) -> None:
         raise InputError("qat export works on a finished run; name it with run=<run folder>")
     if not run.export:
         raise InputError("no export is picked; name one with export=<format>")
-    checkpoint = QuantizedCheckpoint.load(folder.quantized)
+    checkpoint = finished.checkpoint(folder)
     for name, exporter in exports.exporters(run).items():
         target = folder.exports / name
         exporter.write(checkpoint, target, tokenizer_dir=folder.quantized)

@@ -1,4 +1,4 @@
-"""Quantize without training: prepare, run the PTQ algorithm, freeze, score."""
+"""Quantize without training (post-training quantization), export, check the files, score against float."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ ACCEPTS = ()
 
 
 def main(run: RunConfig, folder: RunFolder) -> None:
-    """Run the command."""
+    """Run the command; the run folder is finished or absent, since there is no training to resume."""
     scheme = quantization.scheme_of(run)
     algorithm = instantiate(run.ptq, "ptq")
+    picked = exports.exporters(run)
     loaded = inputs.load(run)
     evaluation = Evaluation(run, loaded)
     checkpoint = quantization.post_training(run, loaded, loaded.loaded.model, algorithm, scheme)
-    for exporter in exports.exporters(run).values():
+    for exporter in picked.values():
         exporter.takes(checkpoint)
 
-    folder.create()
-    checkpoint.save(folder.quantized, loaded.loaded.tokenizer)
-    metrics = finish.new_metrics(run, loaded)
-    metrics.base = evaluation.float("float", loaded.loaded.model)
-    name = f"ptq.{run.choices.ptq}"
-    metrics.ptq[str(run.choices.ptq)] = evaluation.quantized(name, QuantizedCheckpoint.load(folder.quantized))
-    metrics.ptq[str(run.choices.ptq)].of = "base"
-    metrics.samples = evaluation.sample_table()
-    finish.publish(metrics, folder)
+    with folder.whole():
+        checkpoint.save(folder.quantized, loaded.loaded.tokenizer)
+        checkpoint = QuantizedCheckpoint.load(folder.quantized)
+        exports.write(run, folder, checkpoint)
+        metrics = finish.new_metrics(run, loaded)
+        metrics.base = evaluation.float("float", loaded.loaded.model)
+        name = str(run.choices.ptq)
+        metrics.ptq[name] = evaluation.quantized(f"ptq.{name}", checkpoint, of="base")
+        validation = exports.validate(run, folder, checkpoint, evaluation)
+        metrics.exports = validation.results
+        metrics.samples = evaluation.sample_table()
+        finish.publish(metrics, folder)
+    exports.keep(run, folder)
+    exports.refuse_mismatch(validation, folder)

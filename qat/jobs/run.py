@@ -1,4 +1,4 @@
-"""Everything a recipe says: train, freeze, export, re-read, score against float and PTQ, summarize."""
+"""Train, quantize, export, check the files, score against float and PTQ: everything a recipe says."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ def main(run: RunConfig, folder: RunFolder) -> None:
     metrics.train = training.cost_of(folder.path)
     with Console(stderr=True).status("scoring"):
         _compare(run, trained, evaluation, metrics)
-        metrics.exports = exports.validate(run, folder, trained.checkpoint, evaluation)
+        validation = exports.validate(run, folder, trained.checkpoint, evaluation)
+    metrics.exports = validation.results
     metrics.samples = evaluation.sample_table()
     finish.publish(metrics, folder)
     exports.keep(run, folder)
-    exports.refuse_mismatch(metrics.exports, folder)
+    exports.refuse_mismatch(validation, folder)
     finish.hold_to_promise(run, folder)
 
 
@@ -46,7 +47,6 @@ def _compare(run: RunConfig, trained: qat_training.Trained, evaluation: Evaluati
     for name, node in run.baseline.ptq.items():
         algorithm = instantiate(node, f"baseline.ptq.{name}")
         checkpoint = quantization.post_training(run, evaluation.inputs, start, algorithm, scheme)
-        metrics.ptq[name] = evaluation.quantized(f"ptq.{name}", checkpoint)
-        metrics.ptq[name].of = of
+        metrics.ptq[name] = evaluation.quantized(f"ptq.{name}", checkpoint, of)
     quality = evaluation.quantized("qat", trained.checkpoint)
     metrics.qat = with_recovery(quality, metrics.base, metrics.tuned_float, metrics.ptq)

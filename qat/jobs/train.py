@@ -1,4 +1,4 @@
-"""Train under the precision schedule and freeze; without a scheme, train the float model.
+"""Train and quantize, without export and scores; without a scheme, train the float model.
 
 A quantized run ends with ``quantized/``, a float run with ``model/``, a Hugging Face folder in bfloat16.
 """

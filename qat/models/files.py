@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from qat.errors import InputError, nearest
+from qat.models.loaded import Dtype
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_DTYPES: dict[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 _CONVERT = (
     "convert it where you trust it, with transformers: "
@@ -92,6 +97,22 @@ def tensor_names(path: Path) -> set[str]:
                 raise InputError(f"{path} is a Git LFS pointer, not weights; run: git lfs pull") from error
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path} is truncated or malformed ({reason}); copy or download it again") from error
+
+
+def stored_dtype(files: Iterable[Path]) -> Dtype:
+    """The dtype that most numbers of a model have in its weight files; only headers are read.
+
+    ``config.json`` may name another one: what it says is a wish, not checked by who writes the file. Files of
+    none of the dtypes that models are loaded in (float64) count as float32.
+    """
+    numbers: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                tensor = file.get_slice(name)
+                numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    (most, _), *_ = numbers.most_common(1) or [("F32", 0)]
+    return _DTYPES.get(most, "float32")
 
 
 def _check_shards(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from qat import paths
 from qat.errors import InputError, nearest
 from qat.models import build, conv1d, hub
-from qat.models.files import CONFIG, check_weights, read_config
+from qat.models.files import CONFIG, check_weights, read_config, stored_dtype
 from qat.models.loaded import Attention, Dtype, LoadedModel, Task, enable_gradient_checkpointing
 from qat.models.loading import from_pretrained
 from qat.models.shrink import full_config, shrunk_config
@@ -71,7 +71,7 @@ def _load_whole(
     folder = hub.model_folder(path, with_code=trust)
     config = read_config(folder, trust)
     task = task or build.detect_task(config)
-    check_weights(folder)
+    file_dtype = stored_dtype(check_weights(folder))
     if tokenizer is None:
         words = load_tokenizer(folder, trust)
     else:
@@ -79,7 +79,7 @@ def _load_whole(
         _check_fits(words, tokenizer, config)
     model = from_pretrained(folder, config, task, dtype, attention, trust)
     conv1d.to_linear(model)
-    return LoadedModel(model, words, _name(path), path, task, _context(model, words))
+    return LoadedModel(model, words, _name(path), path, task, _context(model, words), file_dtype)
 
 
 def _load_shrunk(
@@ -104,7 +104,7 @@ def _load_shrunk(
     embedded = paths.assets_dir() / "tiny_llama"
     words = load_tokenizer(tokenizer or (folder if has_tokenizer(folder) else embedded))
     model = build.initialise(shrunk_config(full, words), task, dtype, attention, seed)
-    return LoadedModel(model, words, f"{_name(path)}-shrunk", path, task, _context(model, words))
+    return LoadedModel(model, words, f"{_name(path)}-shrunk", path, task, _context(model, words), dtype)
 
 
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -26,6 +26,8 @@ class LoadedModel:
         path: folder or hub id that the model came from.
         task: which head the model has.
         context: the most positions the model takes.
+        file_dtype: of the weights in the model's files, whatever it is in memory; without files, that of the
+            parameters.
     """
 
     model: PreTrainedModel
@@ -34,6 +36,7 @@ class LoadedModel:
     path: str
     task: Task
     context: int
+    file_dtype: Dtype
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:

@@ -90,7 +90,7 @@ def load(
     model = build.initialise(config(), "causal_lm", dtype, attention, seed)
     if gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    return LoadedModel(model, load_tokenizer(str(folder)), "tiny_llama", str(folder), "causal_lm", CONTEXT)
+    return LoadedModel(model, load_tokenizer(str(folder)), "tiny_llama", str(folder), "causal_lm", CONTEXT, dtype)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:

@@ -28,9 +28,12 @@ def summary(metrics: Metrics, folder: Path | None = None) -> RenderableType:
         metrics: what the run measured.
         folder: the run folder, named at the end.
     """
-    parts: list[RenderableType] = [Text(), _quality_table(metrics), *_recovery_lines(metrics.qat)]
+    rows = list(_rows(metrics))
+    parts: list[RenderableType] = [Text()]
+    if rows:
+        parts += [_quality_table(metrics, rows), *_recovery_lines(metrics.qat)]
     if metrics.exports:
-        parts += [Text(), _export_table(metrics), *_engine_lines(metrics)]
+        parts += [*([Text()] if rows else []), _export_table(metrics), *_engine_lines(metrics)]
     parts += _closing_lines(metrics, folder)
     return Group(*parts)
 
@@ -49,8 +52,7 @@ def human_bytes(count: int | None) -> str:
     return f"{size:.3g} {unit}"
 
 
-def _quality_table(metrics: Metrics) -> Table:
-    rows = list(_rows(metrics))
+def _quality_table(metrics: Metrics, rows: list[tuple[str, Quality]]) -> Table:
     encoder = all(quality.loss is None for _, quality in rows)
     table = _table(f"{metrics.model}, {metrics.scheme}")
     table.add_column("model", overflow="fold", min_width=11)
@@ -58,7 +60,7 @@ def _quality_table(metrics: Metrics) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     reference = metrics.tuned_float or metrics.base
-    if reference is not None and not encoder:
+    if reference is not None and not encoder and any(quality is not reference for _, quality in rows):
         table.caption = f"Δ ppl: against the {'float' if metrics.tuned_float is None else 'tuned float'}"
     for name, quality in rows:
         cells = _encoder_cells(quality) if encoder else _language_cells(quality, reference)

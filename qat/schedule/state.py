@@ -33,7 +33,7 @@ class PrecisionState:
         block_order: the order in which ``blocks`` counts them.
         observe: the clip ranges of static activations widen to the data that passes.
         freeze_weights: every parameter but the clip ranges keeps its value.
-        freeze_ranges: the clip ranges are not trained.
+        freeze_ranges: the clip ranges are not trained; those of a fake quantizer that is off never are.
         lr_scale: factor on every learning rate, on top of the optimizer's own schedule.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from qat.errors import InputError, RunError, is_disk_full
+from qat.errors import DiskFull, InputError, RunError, is_disk_full
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -26,7 +26,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write ``checkpoint`` to ``path``.
 
         Raises:
-            RunError: if the disk is full or cannot be written; what was at ``path`` before is still there.
+            DiskFull: no space left; what was at ``path`` before is untouched.
+            RunError: it cannot be written; likewise.
         """
         final = Path(path)
         temporary = final.with_name(f".{final.name}.tmp")
@@ -39,7 +40,13 @@ class AtomicCheckpointIO(CheckpointIO):
             os.replace(temporary, final)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            raise RunError(f"cannot write {final}: {_reason(error)}; the one before it is kept") from error
+            before = "the one before it is kept" if final.exists() else "there is none before it"
+            if _is_full(error):
+                raise DiskFull(
+                    f"cannot write {final}: no space left on the disk; free some and resume; {before}"
+                ) from error
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"cannot write {final}: {reason}; {before}") from error
 
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
@@ -63,11 +70,11 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, in the words of the user's problem; torch reports a full disk as a RuntimeError."""
+def _is_full(error: Exception) -> bool:
+    """Whether the disk is full, which torch reports as a RuntimeError of its own."""
     cause: BaseException | None = error
     while cause is not None:
         if is_disk_full(cause):
-            return "no space left on the disk; free some and resume"
+            return True
         cause = cause.__context__
-    return str(error).partition("\n")[0]
+    return False

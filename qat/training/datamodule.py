@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from qat.data.sampler import StepSampler
 from qat.errors import InputError
+from qat.training.workers import SteadyLoader
 
 Blocks = Dataset[dict[str, Tensor]]
 
@@ -53,7 +53,7 @@ class QATDataModule(pl.LightningDataModule):
         self.val_blocks = val_blocks
         self.workers = workers
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> SteadyLoader:
         """Batches from the trainer's present step on; its length is that of the whole run."""
         assert self.trainer is not None
         accumulate = self.trainer.accumulate_grad_batches
@@ -64,25 +64,16 @@ class QATDataModule(pl.LightningDataModule):
             start_batch=self.trainer.global_step * accumulate,
             total_batches=self.trainer.max_steps * accumulate,
         )
-        return DataLoader(self.train, batch_sampler=sampler, **self._options())
+        return SteadyLoader(self.train, batch_sampler=sampler, **self._options())
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+    def val_dataloader(self) -> SteadyLoader | list[SteadyLoader]:
         """The first ``val_blocks`` validation blocks in order."""
         if self.validation is None:
             return []
         size = len(self.validation)  # type: ignore[arg-type]
         kept = size if self.val_blocks is None else min(size, self.val_blocks)
         blocks = Subset(self.validation, range(kept))
-        return DataLoader(blocks, batch_size=self.batch_size, **self._options())
+        return SteadyLoader(blocks, batch_size=self.batch_size, **self._options())
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "num_workers": self.workers,
-            "worker_init_fn": _ignore_interrupts,
-            "pin_memory": torch.cuda.is_available(),
-        }
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """A terminal's Ctrl-C reaches every process, and the main one still needs batches to end its step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return {"num_workers": self.workers, "pin_memory": torch.cuda.is_available()}

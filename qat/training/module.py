@@ -11,14 +11,14 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from qat.data.masking import Masking
 from qat.errors import InputError
-from qat.hosts import apply_state, hosts, range_parameters
+from qat.hosts import apply_state, hosts, quantizers, range_parameters
 from qat.schedule.schedule import PrecisionSchedule
 from qat.schedule.state import PrecisionState
 from qat.training import optim
 from qat.training.losses import Loss
 from qat.training.losses.base import token_cross_entropy
-from qat.training.masking import Masking
 from qat.training.optim import OptimizerConfig
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class QATModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         loss.check(task)
-        if loss.needs_teacher and teacher is None:
+        if loss.teacher is not None and teacher is None:
             raise InputError(f"loss {type(loss).__name__} needs a float teacher and none was given")
         if task == "masked_lm" and masking is None:
             raise InputError("a masked_lm model needs a tokenizer with a mask token; this model has none")
@@ -77,9 +77,10 @@ class QATModule(pl.LightningModule):
         self.masking = masking
         # In a list, so that it is no submodule: neither its parameters nor its state are this module's.
         self._teacher: list[nn.Module] = []
-        if teacher is not None and loss.needs_teacher:
+        if teacher is not None and loss.teacher is not None:
             self._teacher.append(teacher.eval().requires_grad_(False))
         self.state: PrecisionState | None = None
+        self._idle_ranges: list[nn.Parameter] = []
         self.window: dict[str, Tensor] = {}
         self.validation_loss = float("nan")
         self._validation = torch.zeros(2, dtype=torch.float64)
@@ -123,6 +124,7 @@ class QATModule(pl.LightningModule):
         if state != self.state:
             apply_state(self.model, state)
             self.state = state
+            self._idle_ranges = idle_ranges(self.model)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The loss of one micro-batch; its parts are summed up in ``window`` for logging."""
@@ -135,11 +137,12 @@ class QATModule(pl.LightningModule):
         return parts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep what the schedule freezes out of the update and of the clipped norm."""
+        """Keep what the schedule freezes, and ranges that are not in use, out of the update and the clipped norm."""
         if self.state is not None and self.state.freeze_weights:
-            optim.freeze(optimizer, optim.WEIGHTS)
+            optim.freeze(optim.parameters(optimizer, optim.WEIGHTS))
         if self.state is not None and self.state.freeze_ranges:
-            optim.freeze(optimizer, optim.RANGES)
+            optim.freeze(optim.parameters(optimizer, optim.RANGES))
+        optim.freeze(self._idle_ranges)
 
     def configure_gradient_clipping(
         self,
@@ -193,6 +196,11 @@ class QATModule(pl.LightningModule):
         bits = max(min(widths), state.weight_bits or 0) if on else 32
         return {"phase": list(self.schedule.phases).index(state.phase), "bits": bits}
 
+    @property
+    def at_scheme(self) -> bool:
+        """Whether the precision is what will be frozen: the scheme's bits, all on, unmixed. A float model's is."""
+        return all(quantizer.final for quantizer in quantizers(self.model).values())
+
     def on_validation_start(self) -> None:
         """Validate at the precision of the last step, without letting observers see validation data."""
         self._validation.zero_()
@@ -233,6 +241,15 @@ class QATModule(pl.LightningModule):
     def _batch_seed(self, batch_idx: int) -> int:
         """A seed of its own for each micro-batch; ``batch_idx`` counts from the start of the run."""
         return (self.seed * _SEED_STRIDE + batch_idx) % 2**63
+
+
+def idle_ranges(model: nn.Module) -> list[nn.Parameter]:
+    """The learned ranges of fake quantizers that are off now: their gradient is 0 and means nothing."""
+    learned = [quantizer for quantizer in quantizers(model).values() if quantizer.ranges()]
+    if not learned:
+        return []
+    shares = torch.stack([quantizer.enabled * quantizer.mix for quantizer in learned]).tolist()  # one transfer
+    return [one for quantizer, share in zip(learned, shares, strict=True) if share == 0 for one in quantizer.ranges()]
 
 
 def check_dtype(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,13 +130,16 @@ def build_rate(optimizer: torch.optim.Optimizer, factor: Callable[[int], float])
     return LambdaLR(optimizer, factor)
 
 
-def freeze(optimizer: torch.optim.Optimizer, kind: str) -> None:
-    """Keep the groups of ``kind`` out of the coming optimizer step.
+def parameters(optimizer: torch.optim.Optimizer, kind: str) -> Iterator[nn.Parameter]:
+    """Those of the groups of ``kind``: ``WEIGHTS`` or ``RANGES``."""
+    return (one for group in optimizer.param_groups if group["kind"] == kind for one in group["params"])
+
+
+def freeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Keep ``parameters`` out of the coming optimizer step.
 
     Dropping the gradient is the one way that touches nothing: with a zero gradient AdamW would still decay
     the weights, move them by their momentum and age both moments, and with a zero rate age the moments.
     """
-    for group in optimizer.param_groups:
-        if group["kind"] == kind:
-            for parameter in group["params"]:
-                parameter.grad = None
+    for parameter in parameters:
+        parameter.grad = None

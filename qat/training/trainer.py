@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.training.callbacks.checkpoints import BEST, LAST, Checkpoints
 from qat.training.callbacks.interrupt import Interrupt
 from qat.training.callbacks.metrics import Metrics
@@ -59,6 +58,8 @@ class TrainerConfig:
         device: ``auto`` takes a GPU where there is one.
         num_threads: CPU threads of torch; ``None`` leaves torch's choice. Another number may round otherwise.
         workers: processes that read blocks; 0 reads in the main one.
+        use_best: end with the weights of ``best.ckpt``, the lowest validation loss at the scheme's precision,
+            instead of those of the last step. The last step must be validated, so that it takes part.
         compile: ``torch.compile`` the model; needs a C++ compiler on CPU.
 
     Raises:
@@ -79,6 +80,7 @@ class TrainerConfig:
     device: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     num_threads: int | None = None
     workers: int = 0
+    use_best: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -90,6 +92,11 @@ class TrainerConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"trainer.{name}={value!r} must be one of {', '.join(allowed)}")
+        if self.use_best and (not self.val_every or self.max_steps % self.val_every):
+            raise InputError(
+                f"trainer.use_best=true and trainer.val_every={self.val_every}: the last step must be validated too; "
+                f"set trainer.val_every to a divisor of trainer.max_steps={self.max_steps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -98,25 +105,19 @@ class FitResult:
 
     Attributes:
         steps: optimizer steps done, those before a resume included.
+        weights_of: the step whose weights the model has: the last one, or that of ``best.ckpt``.
         tokens: tokens seen.
         seconds: of training, without validation.
         tokens_per_second: of training.
         peak_memory_bytes: of the GPU, or of the process on CPU.
-        val_loss: last validation loss, ``None`` without validation.
-        best_val: lowest validation loss, ``None`` without validation.
-        last_checkpoint: the file to resume from.
-        best_checkpoint: weights at ``best_val``, ``None`` without validation.
     """
 
     steps: int
+    weights_of: int
     tokens: int
     seconds: float
     tokens_per_second: float
     peak_memory_bytes: int
-    val_loss: float | None
-    best_val: float | None
-    last_checkpoint: Path
-    best_checkpoint: Path | None
 
 
 def fit(
@@ -140,13 +141,13 @@ def fit(
 
     Raises:
         InputError: if the device or precision is not there, or the checkpoint is of another model.
-        RunError: if a loss is not finite or the disk is full.
+        RunError: if a loss is not finite, the disk is full, or no validation gave the best weights asked for.
         Interrupted: after Ctrl-C or SIGTERM, with ``last.ckpt`` saved.
     """
     directory = run_dir / "checkpoints"
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    throughput, interrupt = Throughput(), Interrupt(run_dir)
+    throughput, interrupt = Throughput(), Interrupt()
     metrics = Metrics(config.log_every, throughput)
     val_every = config.val_every if datamodule.validation is not None else 0
     checkpoints = Checkpoints(directory, config.save_every, val_every, interrupt)
@@ -163,19 +164,26 @@ def fit(
             trainer.fit(module, datamodule=datamodule, ckpt_path=last if resume and last.exists() else None)
         except SystemExit as error:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from error
+    weights_of = _load_best(module, directory / BEST) if config.use_best else trainer.global_step
     module.model.eval()
-    best = checkpoints.best if math.isfinite(checkpoints.best) else None
     return FitResult(
         steps=trainer.global_step,
+        weights_of=weights_of,
         tokens=throughput.tokens,
         seconds=throughput.seconds,
         tokens_per_second=throughput.tokens_per_second,
         peak_memory_bytes=peak_memory_bytes(),
-        val_loss=None if math.isnan(checkpoints.latest) else checkpoints.latest,
-        best_val=best,
-        last_checkpoint=last,
-        best_checkpoint=None if best is None else directory / BEST,
     )
+
+
+def _load_best(module: QATModule, path: Path) -> int:
+    """Give ``module`` the weights and ranges at ``path`` and return their step."""
+    if not path.exists():
+        raise RunError("trainer.use_best=true and no validation loss was a number; look at val/loss in metrics.csv")
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+    module.load_state_dict(checkpoint["state_dict"])
+    step: int = checkpoint["global_step"]
+    return step
 
 
 def _lightning_trainer(config: TrainerConfig, val_every: int, run_dir: Path, **parts: Any) -> pl.Trainer:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import random_llama
+from transformers import LlamaForCausalLM
 
 from qat.config.check import instantiate
 from qat.paths import configs_dir
@@ -43,21 +43,4 @@ def build() -> Callable[..., Any]:
 @pytest.fixture
 def llama() -> LlamaForCausalLM:
     """A tiny Llama that groups of 32 and 128 divide."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        max_position_embeddings=64,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture
-def tokens() -> torch.Tensor:
-    """Token ids [2, 16]."""
-    return torch.randint(0, 96, (2, 16), generator=torch.Generator().manual_seed(1))
+    return random_llama(hidden_size=128, intermediate_size=256)

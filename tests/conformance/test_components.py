@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
+from support import VOCABULARY
 
 from qat import grid
 from qat.checkpoint import QuantizedCheckpoint
@@ -132,13 +133,13 @@ def test_loss_is_finite_and_teaches(build, loss_name: str, llama, tokens) -> Non
     loss = build("loss", loss_name)
     labels = tokens.clone()
     labels[:, :4] = -100
-    logits = torch.randn(2, 16, 96, requires_grad=True)
-    teacher = torch.randn(2, 16, 96) if loss.needs_teacher else None
+    logits = torch.randn(2, 16, VOCABULARY, requires_grad=True)
+    teacher = torch.randn(2, 16, VOCABULARY) if loss.teacher is not None else None
     parts = loss("causal_lm", {"input_ids": tokens, "labels": labels}, logits, teacher)
     parts["loss"].backward()
     assert torch.isfinite(parts["loss"]) and parts["loss"].item() > 0
-    assert torch.equal(logits.grad[:, :3], torch.zeros(2, 3, 96)), "untrained positions teach nothing"
-    assert torch.equal(logits.grad[:, -1], torch.zeros(2, 96)), "nothing follows the last token"
+    assert torch.equal(logits.grad[:, :3], torch.zeros(2, 3, VOCABULARY)), "untrained positions teach nothing"
+    assert torch.equal(logits.grad[:, -1], torch.zeros(2, VOCABULARY)), "nothing follows the last token"
     assert logits.grad[:, 3:-1].abs().sum() > 0
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,9 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import copy_tokenizer, random_llama
 
-from qat import paths
 from qat.cli.main import main
 
 # One thread, also in this process: the order of a sum, and so its last bit, depends on their number.
@@ -97,36 +94,19 @@ def _same_threads() -> Any:
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text of about 1,300 tokens of tiny_llama."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(Path(sysconfig.get_path("stdlib"), "bisect.py").read_text())
-    return path
-
-
-@pytest.fixture(scope="session")
-def text_words(text: Path) -> list[str]:
-    """Overrides that read all splits from :func:`text`."""
-    return ["data=text", *(f"data.{split}=[{text}]" for split in ("train", "validation", "test"))]
-
-
-@pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: a random Llama with a context of 128 tokens, and tiny_llama's tokenizer."""
-    config = LlamaConfig(
+    model = random_llama(
         vocab_size=1024,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         max_position_embeddings=128,
         tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=0,
     )
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "llama"
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model.save_pretrained(folder)
     copy_tokenizer(folder)
     return folder
 
@@ -156,9 +136,3 @@ def _contents(folder: Path) -> dict[str, bytes]:
         else:
             found[name] = path.read_bytes() if path.is_file() else b""
     return found
-
-
-def copy_tokenizer(folder: Path) -> None:
-    """Put tiny_llama's tokenizer into a model's folder."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(paths.assets_dir() / "tiny_llama" / name, folder)

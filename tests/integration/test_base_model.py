@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import platform
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from support import rows
 
 from qat.data.python_stdlib import PythonStdlib
 from qat.models import tiny_llama
@@ -88,6 +88,5 @@ def test_rebuilding_it_follows_the_curve_of_the_card(
     outcome = qat.process("train", "recipe=demo/base", "run_dir=run", "trainer.device=cpu", cwd=tmp_path, script=script)
     assert outcome.code == 130, outcome.err
     assert f"interrupted after step {FIRST_POINT} of {card['steps']}" in outcome.err
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
-        losses = {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file)}
+    losses = {int(row["step"]): float(row["train/loss"]) for row in rows(tmp_path / "run")}
     assert losses[FIRST_POINT] == pytest.approx(dict(card["train_curve"])[FIRST_POINT], abs=0.02)

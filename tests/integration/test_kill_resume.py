@@ -7,7 +7,6 @@ trained before, since the loss distills from it.
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import checkpoint, rows
 
 from qat.data.text import TextFiles
 from qat.data.tokens import build_tokens
@@ -105,17 +105,6 @@ def epoch(text: Path, cache: Path) -> int:
     """Blocks of one pass through the text."""
     tokenizer = tiny_llama.load(pretrained=False).tokenizer
     return len(build_tokens(TextFiles(train=[str(text)]), tokenizer, "train", BLOCK))
-
-
-def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
-    return found
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` without the speed."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{name: row[name] for name in row if name != "tokens_per_second"} for row in csv.DictReader(file)]
 
 
 def assert_same(ours: Any, theirs: Any, where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from support import copy_tokenizer, rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -30,8 +30,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def losses(run: Path) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return [float(row["train/loss"]) for row in csv.DictReader(file)]
+    return [float(row["train/loss"]) for row in rows(run)]
 
 
 @pytest.fixture(scope="module")
@@ -254,14 +253,13 @@ def test_a_masked_language_model(qat: Qat, bert: Path, small: list[str], tmp_pat
 
 
 @pytest.fixture(scope="module")
-def gpt2(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: a random GPT-2, whose layers are ``Conv1D``, and tiny_llama's tokenizer."""
     config = GPT2Config(vocab_size=1024, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "gpt2"
     GPT2LMHeadModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(llama / name, folder)
+    copy_tokenizer(folder)
     return folder
 
 

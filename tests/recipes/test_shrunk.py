@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ from qat.config.compose import choices
 
 MODELS = ("llama3_2_1b", "llama3_1_8b", "qwen3_0_6b", "mistral_7b")
 RECIPES = [recipe for recipe in choices("recipe") if recipe.split("/")[0] in MODELS]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few thousand tokens of text."""
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(Path(sysconfig.get_path("stdlib"), "bisect.py").read_text())
-    return path
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from qat.checkpoint import QuantizedCheckpoint, verify
 from qat.errors import InputError, RunError
@@ -57,6 +57,52 @@ def test_what_is_frozen_is_what_was_trained(llama, tokens: torch.Tensor, tmp_pat
     assert torch.equal(restore(loaded)(tokens).logits, model(tokens).logits)
     for key, tensor in checkpoint.rest.items():
         assert torch.equal(loaded.rest[key], tensor)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_rest_is_rounded_once(llama, tokens: torch.Tensor, tmp_path: Path, dtype: torch.dtype, tie: bool) -> None:
+    model, scheme = llama(tie), preset("w4a16_g32")
+    prepare(model, scheme)
+    checkpoint = QuantizedCheckpoint.freeze(model, scheme, rest_dtype=dtype)
+    assert checkpoint.config["dtype"] == str(dtype).removeprefix("torch.")
+    assert ("lm_head.weight" in checkpoint.rest) != tie
+    for name, tensor in checkpoint.rest.items():
+        assert torch.equal(tensor, model.state_dict()[name].to(dtype)) and tensor.dtype == dtype
+    checkpoint.save(tmp_path / "quantized")
+    with torch.no_grad():  # the same rounding, done by hand in the trained model
+        for name in checkpoint.rest:
+            parameter = model.get_parameter(name)
+            parameter.copy_(parameter.to(dtype))
+    restored = restore(QuantizedCheckpoint.load(tmp_path / "quantized"))
+    assert torch.equal(restored(tokens).logits, model(tokens).logits)
+    assert {parameter.dtype for parameter in restored.parameters()} == {torch.float32}
+
+
+def test_stop_tokens_are_kept(llama, tokens: torch.Tensor, tmp_path: Path) -> None:
+    model = llama()
+    model.generation_config.eos_token_id = [3, 5]
+    frozen(model, preset("w4a16_g32"), tokens).save(tmp_path / "quantized")
+    assert json.loads((tmp_path / "quantized/generation_config.json").read_text())["eos_token_id"] == [3, 5]
+    loaded = QuantizedCheckpoint.load(tmp_path / "quantized")
+    assert restore(loaded).generation_config.eos_token_id == [3, 5]
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again/generation_config.json").read_bytes() == (
+        tmp_path / "quantized/generation_config.json"
+    ).read_bytes()
+
+
+def test_a_model_that_does_not_generate_has_no_generation_config(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fields = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = BertModel(BertConfig(vocab_size=50, **fields)).eval()
+    scheme = preset("w4a16_channel")
+    prepare(model, scheme)
+    QuantizedCheckpoint.freeze(model, scheme, "encoder").save(tmp_path / "quantized")
+    assert not (tmp_path / "quantized/generation_config.json").exists()
+    loaded = QuantizedCheckpoint.load(tmp_path / "quantized")
+    assert loaded.generation_config is None
+    restore(loaded)
 
 
 def test_nbytes_counts_packed_bits(llama, tokens: torch.Tensor) -> None:
@@ -110,7 +156,7 @@ def saved(llama, tokens: torch.Tensor, tmp_path: Path) -> Path:
 
 def test_every_damaged_file_is_named(saved: Path) -> None:
     names = list(verify(saved)["files"])
-    assert names == ["config.json", "model.safetensors"]
+    assert names == ["config.json", "generation_config.json", "model.safetensors"]
     for name in names:
         path = saved / name
         whole = path.read_bytes()

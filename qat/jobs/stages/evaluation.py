@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from qat.evaluate.generate import check_prompts, generate
 from qat.evaluate.score import Blocks, Score, score
 from qat.jobs.stages.inputs import Inputs
 from qat.report.metrics import QATQuality, Quality, Sample
-from qat.report.recovery import recovery, reference
+from qat.report.recovery import Reference, recovery, reference
 from qat.restore import restore
 
 
@@ -53,15 +53,14 @@ class Evaluation:
 
     def score(self, model: nn.Module | Forward, reference: nn.Module | None) -> Score:
         """Score one model, or an engine's function from tokens to logits."""
-        task, tokenizer = self.inputs.loaded.task, self.inputs.loaded.tokenizer
         with _placed(self.inputs.device, model, reference):
             return score(
                 model,
                 self.blocks,
                 self.options.batch_size,
-                task,
+                self.inputs.loaded.task,
                 reference,
-                getattr(tokenizer, "mask_token_id", None),
+                self.inputs.masking(),
                 self.seed,
             )
 
@@ -73,10 +72,10 @@ class Evaluation:
         size = sum(parameter.nbytes for parameter in model.parameters())
         return Quality(**self._measured(name, model, compared), bytes=size)
 
-    def quantized(self, name: str, checkpoint: QuantizedCheckpoint) -> Quality:
-        """Quality of a quantized checkpoint, computed with its own integers."""
+    def quantized(self, name: str, checkpoint: QuantizedCheckpoint, of: Reference | None = None) -> Quality:
+        """Quality of a quantized checkpoint, computed with its own integers; ``of``: what PTQ made it from."""
         measured = self._measured(name, restore(checkpoint), self.inputs.loaded.model)
-        return Quality(**measured, bytes=checkpoint.nbytes)
+        return Quality(**measured, bytes=checkpoint.nbytes, of=of)
 
     def sample_table(self) -> list[Sample]:
         """The continuations so far, prompt by prompt."""
@@ -100,7 +99,7 @@ class Evaluation:
         return values
 
 
-def float_reference(base: Quality, tuned: Quality | None) -> Literal["tuned_float", "base"]:
+def float_reference(base: Quality, tuned: Quality | None) -> Reference:
     """Which float model PTQ starts from, and the recovery is measured against."""
     if base.loss is None:
         return "base" if tuned is None else "tuned_float"

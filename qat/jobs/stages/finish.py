@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from qat.config import record
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.jobs.stages import promise
@@ -23,7 +24,7 @@ def new_metrics(run: RunConfig, inputs: Inputs) -> Metrics:
         recipe=run.recipe,
         model=inputs.loaded.name,
         scheme=run.choices.scheme or "float",
-        data=inputs.source.describe(),
+        data=record.redact(inputs.source.describe()),
         environment=environment(),
     )
 

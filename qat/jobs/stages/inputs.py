@@ -12,6 +12,7 @@ from torch import Tensor
 from qat.config.check import instantiate
 from qat.config.schema import RunConfig
 from qat.data.document import Source, Split
+from qat.data.masking import Masking
 from qat.data.tokens import TokenBlocks, build_tokens
 from qat.errors import InputError
 from qat.models.loaded import LoadedModel
@@ -37,6 +38,14 @@ class Inputs:
         """The device of ``trainer.device``, for everything besides training."""
         name = accelerator_of(self.trainer.device)
         return torch.device("cuda" if name == "gpu" else name)
+
+    def masking(self) -> Masking | None:
+        """What is hidden from a masked language model, in training and in scoring; None for another task.
+
+        Raises:
+            InputError: if its tokenizer has no mask token.
+        """
+        return Masking.from_tokenizer(self.loaded.tokenizer) if self.loaded.task == "masked_lm" else None
 
     def tokens(self, split: Split) -> TokenBlocks:
         """The packed blocks of a split, from the cache when they are there."""

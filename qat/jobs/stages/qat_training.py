@@ -61,7 +61,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     scheme, schedule, loss = plan.scheme, plan.schedule, plan.loss
     prepared = quantization.prepare_copy(run, inputs, scheme)
     schedule.check_blocks(block_count(prepared.model))
-    untrained = QuantizedCheckpoint.freeze(prepared.model, scheme, inputs.loaded.task)
+    untrained = quantization.freeze(run, inputs, prepared.model, scheme)
     for exporter in plan.exporters.values():
         exporter.takes(untrained)
     del untrained
@@ -73,9 +73,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     _write_json(folder, "schedule.json", schedule.to_dict())
     tuned = training.tune_float(run, inputs, folder)
     if not folder.quantized.is_dir():
-        teacher = None
-        if loss.needs_teacher:
-            teacher = tuned if tuned is not None and getattr(loss, "teacher", None) == "tuned_float" else inputs.loaded
+        teacher = {None: None, "base": inputs.loaded, "tuned_float": tuned}[loss.teacher]
         training.fit_model(
             run,
             inputs,
@@ -87,7 +85,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
             None if teacher is None else teacher.model,
             training.extra_loggers(run, folder),
         )
-        frozen = QuantizedCheckpoint.freeze(prepared.model, scheme, inputs.loaded.task)
+        frozen = quantization.freeze(run, inputs, prepared.model, scheme)
         frozen.save(folder.quantized, inputs.loaded.tokenizer)
     return Trained(QuantizedCheckpoint.load(folder.quantized), tuned)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from qat.checkpoint import QuantizedCheckpoint
@@ -12,6 +13,7 @@ from qat.config.check import instantiate
 from qat.config.schema import RunConfig
 from qat.errors import InputError
 from qat.jobs.stages.inputs import Inputs
+from qat.models.build import torch_dtype
 from qat.observers.minmax import MinMax
 from qat.prepare import prepare
 from qat.prepare_report import PrepareReport
@@ -75,7 +77,17 @@ def post_training(
     algorithm.run(model, inputs.calibration(run.calibration_batches))
     if scheme.has_static_activations:
         calibrate(model, inputs.calibration(run.calibration_batches), observer)
-    return QuantizedCheckpoint.freeze(model, scheme, inputs.loaded.task)
+    return freeze(run, inputs, model, scheme)
+
+
+def freeze(run: RunConfig, inputs: Inputs, model: nn.Module, scheme: Scheme) -> QuantizedCheckpoint:
+    """Freeze a prepared model; every checkpoint of a run, QAT's and PTQ's, has its rest in one dtype."""
+    return QuantizedCheckpoint.freeze(model, scheme, inputs.loaded.task, rest_dtype(run, inputs))
+
+
+def rest_dtype(run: RunConfig, inputs: Inputs) -> torch.dtype:
+    """What the unquantized rest is rounded to; ``auto`` is what the files of the base hold."""
+    return torch_dtype(inputs.loaded.file_dtype if run.rest_dtype == "auto" else run.rest_dtype)
 
 
 def _copy(inputs: Inputs, model: nn.Module) -> nn.Module:

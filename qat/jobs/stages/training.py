@@ -14,6 +14,7 @@ from qat.config.check import instantiate
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.errors import InputError, Interrupted
+from qat.jobs.stages.console import say
 from qat.jobs.stages.inputs import Inputs
 from qat.models import hf
 from qat.models.loaded import LoadedModel
@@ -23,7 +24,6 @@ from qat.schedule.schedule import PrecisionSchedule
 from qat.training.datamodule import QATDataModule
 from qat.training.loggers import CsvLogger
 from qat.training.losses import CrossEntropy, Loss
-from qat.training.masking import Masking
 from qat.training.module import QATModule, check_dtype
 from qat.training.trainer import fit
 
@@ -35,7 +35,7 @@ def loss_of(run: RunConfig) -> Loss:
         InputError: if it learns from a tuned float that the run does not train.
     """
     loss: Loss = instantiate(run.loss, "loss")
-    if getattr(loss, "teacher", None) == "tuned_float" and not run.baseline.tuned_float:
+    if loss.teacher == "tuned_float" and not run.baseline.tuned_float:
         raise InputError("loss.teacher=tuned_float needs the tuned float; set baseline.tuned_float=true")
     return loss
 
@@ -51,7 +51,7 @@ def check(inputs: Inputs, loss: Loss) -> None:
         inputs.tokens("validation")
     loss.check(inputs.loaded.task)
     check_dtype(inputs.loaded.model)
-    _masking(inputs)
+    inputs.masking()
 
 
 def tune_float(run: RunConfig, inputs: Inputs, folder: RunFolder) -> LoadedModel | None:
@@ -110,7 +110,7 @@ def fit_model(
         run.seed,
         schedule,
         teacher,
-        _masking(inputs),
+        inputs.masking(),
     )
     data = QATDataModule(
         inputs.tokens("train"),
@@ -123,7 +123,9 @@ def fit_model(
     try:
         result = fit(module, data, trainer, [CsvLogger(directory), *loggers], directory, resume=folder.exists)
     except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(';')[0]}; {folder.how_to_resume}") from error
+        raise Interrupted(f"{error}; {folder.how_to_resume}") from error
+    if result.weights_of != result.steps:
+        say(f"weights of step {result.weights_of}, which has the lowest validation loss (trainer.use_best)")
     cost = Train(
         steps=result.steps,
         tokens=result.tokens,
@@ -132,11 +134,6 @@ def fit_model(
         seconds=result.seconds,
     )
     cost_file(directory).write_text(cost.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _masking(inputs: Inputs) -> Masking | None:
-    loaded = inputs.loaded
-    return Masking.from_tokenizer(loaded.tokenizer) if loaded.task == "masked_lm" else None
 
 
 def extra_loggers(run: RunConfig, folder: RunFolder) -> list[Any]:

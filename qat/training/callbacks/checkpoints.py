@@ -1,4 +1,4 @@
-"""``last.ckpt`` to resume from and ``best.ckpt`` with the lowest validation loss."""
+"""``last.ckpt`` to resume from, and ``best.ckpt`` with the lowest validation loss at the scheme's precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from qat.errors import Interrupted
 from qat.training.callbacks.interrupt import Interrupt
+from qat.training.callbacks.steps import ends_step, is_due
 from qat.training.module import QATModule
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -22,6 +24,9 @@ class Checkpoints(Checkpoint):
     the middle of the following accumulation window; and it saves before the validation of its step, which a
     resume then skips. Deriving from ``Checkpoint`` keeps this callback behind all others, so that what they
     log for a step is on disk before the checkpoint that lets a resume skip the step.
+
+    ``best.ckpt`` compares only what could be frozen: a validation in float or at more bits than the scheme's has a
+    lower loss, which says nothing about the quantized model.
 
     Args:
         directory: the run's ``checkpoints`` folder.
@@ -36,39 +41,35 @@ class Checkpoints(Checkpoint):
         self.val_every = val_every
         self.interrupt = interrupt
         self.best = math.inf
-        self.latest = math.nan
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save after a step that no validation follows."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
-            return
-        if not self.val_every or trainer.global_step % self.val_every != 0:
+        if ends_step(trainer, batch_idx) and (not self.val_every or trainer.global_step % self.val_every != 0):
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save after a step and its validation."""
         assert isinstance(pl_module, QATModule)
-        self.latest = pl_module.validation_loss
-        if self.latest < self.best:
-            self.best = self.latest
+        if pl_module.at_scheme and pl_module.validation_loss < self.best:
+            self.best = pl_module.validation_loss
             trainer.save_checkpoint(self.directory / BEST, weights_only=True)
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if step % self.save_every == 0 or step == trainer.max_steps or self.interrupt.requested:
+        if is_due(trainer, self.save_every) or self.interrupt.requested:
             for logger in trainer.loggers:
                 logger.save()
             trainer.save_checkpoint(self.directory / LAST)
         if self.interrupt.requested and step < trainer.max_steps:
-            self.interrupt.stop(step, trainer.max_steps)
+            raise Interrupted(f"interrupted after step {step} of {trainer.max_steps}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The lowest and the last validation loss so far."""
-        return {"best": self.best, "latest": self.latest}
+        """The lowest validation loss so far."""
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
-        self.best, self.latest = state_dict["best"], state_dict["latest"]
+        self.best = state_dict["best"]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-
-from qat.errors import Interrupted
 
 
 class Interrupt(Callback):
@@ -21,11 +18,10 @@ class Interrupt(Callback):
     A checkpoint in the middle of an accumulation window would lose its gradients, so the window (and a
     validation that is under way) is finished first; then
     :class:`~qat.training.callbacks.checkpoints.Checkpoints` saves and raises :class:`~qat.errors.Interrupted`. A second
-    signal stops at once, without saving.
+    signal of either kind stops at once, without saving.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+    def __init__(self) -> None:
         self.requested = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -44,19 +40,10 @@ class Interrupt(Callback):
         """Give the signals back."""
         self._restore()
 
-    def stop(self, step: int, total_steps: int) -> None:
-        """End the run after a checkpoint of ``step`` was written.
-
-        Raises:
-            Interrupted: always.
-        """
-        raise Interrupted(
-            f"interrupted after step {step} of {total_steps}; resume with: qat train resume={self.run_dir}"
-        )
-
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        for handled in self._previous:  # Lightning's own for SIGTERM would wait for the end of the step again
+            signal.signal(handled, signal.default_int_handler)
         # Not print: the signal may have come in the middle of one, and Python's streams refuse another.
         os.write(2, b"\nstopping after this step; once more stops at once, without saving\n")
 

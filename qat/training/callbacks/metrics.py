@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from qat.training.callbacks.steps import ends_step, is_due
 from qat.training.callbacks.throughput import Throughput
 from qat.training.module import QATModule
 
@@ -35,19 +36,15 @@ class Metrics(Callback):
         self.throughput = throughput
         self.latest: dict[str, float] = {}
 
-    def logs(self, step: int, last: int) -> bool:
-        """Whether ``step`` has a row of training values."""
-        return step % self.log_every == 0 or step == last
-
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the mean losses of an accumulation window that has just ended."""
         assert isinstance(pl_module, QATModule)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+        if not ends_step(trainer, batch_idx):
             return
-        step, window = trainer.global_step, pl_module.take_window()
-        if self.logs(step, trainer.max_steps):
+        window = pl_module.take_window()
+        if is_due(trainer, self.log_every):
             values = {f"train/{name}": value.item() for name, value in window.items()}
             values |= pl_module.rates() | pl_module.precision()
             values["tokens_per_second"] = self.throughput.tokens_per_second

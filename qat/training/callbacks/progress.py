@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from qat.training.callbacks.metrics import Metrics
+from qat.training.callbacks.steps import ends_step, is_due
 from qat.training.module import QATModule
 
 _LOSSES = (("loss", "train/loss"), ("val", "val/loss"))
@@ -48,12 +49,12 @@ class ProgressBar(Callback):
     ) -> None:
         """Move the bar, or print a line after a step that was logged."""
         assert isinstance(pl_module, QATModule)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+        if not ends_step(trainer, batch_idx):
             return
         step = trainer.global_step
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=self._summary(pl_module))
-        elif self.metrics.logs(step, trainer.max_steps):
+        elif is_due(trainer, self.metrics.log_every):
             left = self.metrics.throughput.seconds / step * (trainer.max_steps - step)
             line = f"step {step}/{trainer.max_steps}  {self._summary(pl_module)}  {left:.0f} s left"
             self.console.print(line, highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qat.hosts import hosts
 from qat.training.callbacks.metrics import log
+from qat.training.callbacks.steps import ends_step, is_due
 from qat.training.module import QATModule
 
 
@@ -46,10 +47,7 @@ class QuantError(Callback):
     ) -> None:
         """Log both numbers of every layer."""
         assert isinstance(pl_module, QATModule)
-        step = trainer.global_step
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0 or not self._first:
-            return
-        if step % self.every == 0 or step == trainer.max_steps:
+        if ends_step(trainer, batch_idx) and is_due(trainer, self.every) and self._first:
             log(trainer, weight_sqnr(pl_module.model) | self._drift(pl_module.model))
 
     def state_dict(self) -> dict[str, Any]:

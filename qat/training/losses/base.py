@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from torch import Tensor
 from torch.nn import functional
@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from qat.models.loaded import Task
 
 
+# A float model that teaches: the base before training, or the base trained on in float for as long.
+Teacher: TypeAlias = Literal["base", "tuned_float"]
+
+
 class Loss(Protocol):
-    """A differentiable scalar from one batch, averaged over its trained positions.
+    """A differentiable scalar from one batch, averaged over its trained positions."""
 
-    Attributes:
-        needs_teacher: whether ``teacher_output`` must be given.
-    """
-
-    needs_teacher: bool
+    @property
+    def teacher(self) -> Teacher | None:
+        """Which float model gives ``teacher_output``; None for a loss that needs none."""
 
     def check(self, task: Task) -> None:
         """Refuse a task that the loss cannot train.
@@ -39,7 +41,7 @@ class Loss(Protocol):
             batch: ``input_ids`` and ``labels``, int64 ``[batch, block]``; labels are not shifted.
             output: logits ``[batch, block, vocabulary]``, or hidden states ``[batch, block, hidden]``
                 when the task is ``encoder``.
-            teacher_output: the teacher's tensor of the same shape, without gradient.
+            teacher_output: the teacher's tensor of the same shape, without gradient; None without a teacher.
         """
 
 

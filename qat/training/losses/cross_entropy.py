@@ -19,7 +19,7 @@ class CrossEntropy:
     A batch without any trained token gives 0.
     """
 
-    needs_teacher = False
+    teacher = None
 
     def check(self, task: Task) -> None:
         """Refuse an encoder.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 from torch import Tensor
 from torch.nn import functional
 
 from qat.data.tokens import IGNORED_LABEL
 from qat.errors import InputError
-from qat.training.losses.base import align, masked_mean, targets, token_cross_entropy
+from qat.training.losses.base import Teacher, align, masked_mean, targets, token_cross_entropy
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -31,19 +31,17 @@ class Distill:
         InputError: if an option is outside its range.
     """
 
-    needs_teacher = True
-
     def __init__(
         self,
         temperature: float = 1.0,
         mix: float = 1.0,
-        teacher: Literal["base", "tuned_float"] = "base",
+        teacher: Teacher = "base",
     ) -> None:
         if temperature <= 0:
             raise InputError(f"loss.temperature={temperature} must be above 0; 1.0 is the usual choice")
         if not 0 <= mix <= 1:
             raise InputError(f"loss.mix={mix} must be from 0 (cross-entropy only) to 1 (teacher only)")
-        if teacher not in ("base", "tuned_float"):
+        if teacher not in get_args(Teacher):
             raise InputError(f"loss.teacher={teacher!r} must be 'base' or 'tuned_float'")
         self.temperature = temperature
         self.mix = mix
@@ -64,7 +62,7 @@ class Distill:
         self, task: Task, batch: dict[str, Tensor], output: Tensor, teacher_output: Tensor | None
     ) -> dict[str, Tensor]:
         """See :class:`qat.training.losses.base.Loss`; parts are ``kl`` and ``ce``, or ``mse``."""
-        assert teacher_output is not None, "the module gives a teacher when needs_teacher is set"
+        assert teacher_output is not None, "the module gives what the loss names as its teacher"
         mask = targets(task, batch["labels"]) != IGNORED_LABEL
         student, teacher = align(task, output).float(), align(task, teacher_output).float()
         if task == "encoder":

@@ -40,6 +40,22 @@ def test_the_overrides_of_the_run_come_first(tmp_path: Path, key: str) -> None:
     assert words == ["seed=1", "scheme=w8a8", f"{key}={tmp_path}", "seed=2"]
 
 
+@pytest.mark.parametrize(
+    "word", ["scheme=w8a8", "~scheme", "+phase@schedule.x=blend", "schedule.x.steps=3", "optimizer.lr=1", "recipe=a/b"]
+)
+def test_what_a_finished_run_has_settled_is_refused(tmp_path: Path, word: str) -> None:
+    record.write({}, ["scheme=w4a16_g32"], tmp_path)
+    with pytest.raises(InputError) as caught:
+        Arguments.parse([f"run={tmp_path}", word, "--cfg", "job"])
+    assert str(caught.value).startswith(f"'{word}' has no effect with run={tmp_path}: that run is finished")
+
+
+def test_how_a_finished_run_is_measured_may_change(tmp_path: Path) -> None:
+    record.write({}, ["scheme=w4a16_g32"], tmp_path)
+    words = ["evaluate.blocks=2", "data.test=[a.txt]", "trainer.device=cpu", "export=[]", "engine.dtype=float16"]
+    assert Arguments.parse([f"run={tmp_path}", *words]).words == ["scheme=w4a16_g32", f"run={tmp_path}", *words]
+
+
 def test_null_is_no_folder() -> None:
     assert Arguments.parse(["resume=null"]).words == ["resume=null"]
 

@@ -37,6 +37,18 @@ def test_the_page_of_a_command_describes_every_choice(capsys: pytest.CaptureFixt
     assert "Learned clip ranges." in page
 
 
+@pytest.mark.parametrize("command", ["export", "validate"])
+def test_the_page_for_a_finished_run_shows_what_can_be_changed_on_it(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert f"\n  qat {command} run=<run folder> " in page
+    assert "\nexport=\n" in page
+    assert "scheme=" not in page
+    assert "recipe=" not in page
+
+
 def test_help_shows_the_users_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.yaml").write_text("# Something of mine.\nseed: 1\n")

@@ -73,12 +73,26 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> 
         (["run", "evaluate.blocks=1.5"], ["evaluate.blocks", "could not be converted to Integer"]),
         (["run", "trainer.max_steps=few"], ["trainer.max_steps='few': input should be a valid integer"]),
         (["run", "trainer.precision=fp32"], ["trainer.precision='fp32': input should be '32', 'bf16-mixed'"]),
-        (["run", "scheme=null"], ["cannot be set to null", "'~<group>'"]),
+        (["run", "scheme=null"], ["scheme=null: to leave scheme out, write '~scheme'; choices: w2a16_channel"]),
+        (["run", "logger=null"], ["logger=null: to leave logger out, write '~logger'; choices: csv"]),
+        (["run", "ptq@baseline.ptq.rtn=null"], ["to leave ptq@baseline.ptq.rtn out, write '~ptq@baseline.ptq.rtn'"]),
+        (["run", "export=null"], ["export=null: to leave export out, write export=[]"]),
+        (["run", "~export"], ["'~export' cannot leave it out; write export=[]"]),
+        (["run", "~phase@schedule.x"], ["this run has no phase@schedule.x, so there is nothing to leave out"]),
+        (["run", "phaze@schedule.x=blend"], ["config group 'phaze' does not exist; did you mean 'phase'? groups: "]),
+        (["run", "schedule.x=1"], ["schedule has no 'x'; add it with +phase@schedule.x=<phase>"]),
+        (["run", "+schedule.x=1"], ["schedule.x=1 is not a component; pick one, as in +phase@schedule.x=<phase>"]),
+        (["run", "baseline.ptq.x.y=1"], ["baseline.ptq has no 'x'; add it with +ptq@baseline.ptq.x=<algorithm>"]),
+        (["run", "ptq@baseline.ptq.x=rtn"], ["to add one, write +ptq@baseline.ptq.x=<choice>"]),
+        (["run", "phase=blend"], ["to add one, write +phase@schedule.<name>=<phase>"]),
         (["run", "seed"], ["'seed' cannot be read as an option; write it as key=value"]),
         (["run", "run_dir=a=b"], ["'run_dir=a=b' cannot be read", "put quotes"]),
         (["run", "seed=1,2"], ["Ambiguous value", "--multirun"]),
         (["run", "model=hf"], ["model.path has no value; give it as model.path=<value>"]),
-        (["run", "phase@schedule.x=blend"], ["phase@schedule.x"]),
+        (
+            ["run", "phase@schedule.x=blend"],
+            ["there is no phase@schedule.x to replace; to add one, write +phase@schedule.x=<choice>"],
+        ),
         (["run", "--confg", "job"], ["unrecognized arguments: --confg"]),
         (["run", "--recipes"], ["--recipes needs a folder"]),
         (["run", "--recipes", "nowhere"], ["nowhere is not a folder"]),
@@ -170,6 +184,23 @@ def test_the_run_folder_records_what_ran(use: Callable[[Job], None]) -> None:
     )
     assert yaml.safe_load(Path("here/.hydra/overrides.yaml").read_text()) == words[:3]
     assert sorted(path.name for path in Path().iterdir()) == ["here"]
+
+
+def test_planted_secrets_are_not_in_the_run_folder(use: Callable[[Job], None]) -> None:
+    def job(run: RunConfig, folder: RunFolder) -> None:
+        folder.create()
+
+    use(job)
+    words = [
+        *("data=text", "data.train=['https://me:hush@host/a.txt','b.txt']", "data.test=['https://host/c?token=hush']"),
+        *("model=hf", "model.path=any", "model.architecture={model_type: llama, hub: {api_key: hush}}"),
+    ]
+    assert main(["run", *words, "run_dir=here"]) == 0
+    for name in ("config.yaml", "overrides.yaml"):
+        text = Path("here/.hydra", name).read_text()
+        assert "hush" not in text
+        assert "<redacted>" in text
+    assert "https://<redacted>@host/a.txt" in Path("here/.hydra/config.yaml").read_text()
 
 
 def test_resume_recomposes_the_run_with_new_overrides(

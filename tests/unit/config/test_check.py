@@ -93,7 +93,6 @@ def test_a_target_must_be_text() -> None:
         ("optimizer.schedule=cosin", "did you mean 'cosine'?"),
         ("optimizer.schedule=cosin", "'cosine', 'linear' or 'constant'"),
         ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: item 1: field required"),
-        ("optimizer=null", "null"),
         ("+nonsense=1", "there is no option 'nonsense'"),
         ("+evaluate.block=1", "evaluate has no option 'block'; did you mean 'blocks'"),
         ("+baseline.tuned=1", "baseline has no option 'tuned'; did you mean 'tuned_float'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,8 +36,46 @@ def test_interpolations_are_resolved_but_for_the_environment(monkeypatch: pytest
 )
 def test_values_of_secret_keys_are_replaced(key: str) -> None:
     config = OmegaConf.create({"logger": {key: "hush", "keys": {key: ["hush"]}}})
-    assert record.resolved(config) == {"logger": {key: "<redacted>", "keys": {key: ["<redacted>"]}}}
+    assert record.resolved(config) == {"logger": {key: "<redacted>", "keys": {key: "<redacted>"}}}
     assert record.redact_override(f"+logger.{key}=hush") == f"+logger.{key}=<redacted>"
+
+
+@pytest.mark.parametrize(
+    ("override", "recorded"),
+    [
+        ("logger={api_key: hush}", "logger=<redacted>"),
+        ("logger={_target_: a.B, settings: {hf_token: hush}}", "logger=<redacted>"),
+        ("+model.headers={Authorization: 'Bearer hush'}", "+model.headers=<redacted>"),
+        ("+model.token=[hush, hush]", "+model.token=<redacted>"),
+        ("++logger.password=1234", "++logger.password=<redacted>"),
+        ("logger.credentials={user: me, value: hush}", "logger.credentials=<redacted>"),
+        ("data.path='https://me:hush@host/data'", "data.path=<redacted>"),
+        ("data.path='https://hush@host/data'", "data.path=<redacted>"),
+        ("data.train=['a.txt','https://host/b.txt?part=1&X-Amz-Signature=hush']", "data.train=<redacted>"),
+        ("data.path=s3://bucket/it@home.txt", "data.path=s3://bucket/it@home.txt"),
+        ("schedule.x={bits: [8, 6]}", "schedule.x={bits: [8, 6]}"),
+        ("~logger", "~logger"),
+        ("export=[a,b]", "export=[a,b]"),
+    ],
+)
+def test_an_override_that_holds_a_secret_is_recorded_without_its_value(override: str, recorded: str) -> None:
+    assert record.redact_override(override) == recorded
+
+
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        ({"logger": {"password": 1234}}, {"logger": {"password": "<redacted>"}}),
+        ({"credentials": {"user": "me", "value": "hush"}}, {"credentials": "<redacted>"}),
+        ({"list": [{"api_key": "hush"}]}, {"list": [{"api_key": "<redacted>"}]}),
+        ({"path": "https://me:hush@host/x"}, {"path": "https://<redacted>@host/x"}),
+        ({"path": ["http://hush@host"]}, {"path": ["http://<redacted>@host"]}),
+        ({"path": "https://host/x?a=1&token=hush&b=2"}, {"path": "https://host/x?a=1&token=<redacted>&b=2"}),
+        ({"model": {"token": True, "secret": None}}, {"model": {"token": True, "secret": None}}),
+    ],
+)
+def test_secrets_of_every_shape_are_redacted(value: dict[str, Any], recorded: dict[str, Any]) -> None:
+    assert record.resolved(OmegaConf.create(value)) == recorded
 
 
 @pytest.mark.parametrize("key", ["tokenizer", "max_new_tokens", "text_key", "messages_key", "keyboard", "monkey.x"])

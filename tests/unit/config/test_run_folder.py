@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,44 @@ def test_latest_points_at_the_newest() -> None:
     assert latest.is_symlink()
     assert latest.resolve() == second.path.resolve()
     assert record.read_config(latest)["recipe"] == "demo/base"
+
+
+def interrupted_inside(folder: RunFolder) -> None:
+    with folder.whole():
+        (folder.path / "half").touch()
+        raise KeyboardInterrupt
+
+
+def test_a_whole_folder_is_finished_or_absent() -> None:
+    latest = Path("outputs/demo/base/latest")
+    first = chosen("recipe=demo/base")
+    with first.whole():
+        (first.path / "result").touch()
+        assert not latest.is_symlink()
+    assert latest.resolve() == first.path.resolve()
+    second = chosen("recipe=demo/base")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_inside(second)
+    assert not second.path.exists()
+    assert latest.resolve() == first.path.resolve()
+
+
+def test_a_folder_that_cannot_be_recorded_is_not_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(record, "write", full)
+    with pytest.raises(OSError, match="No space"), chosen("run_dir=mine").whole():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_run_has_made_is_left_alone(tmp_path: Path) -> None:
+    folder = chosen("run_dir=mine")
+    (tmp_path / "mine").write_text("a file")
+    with pytest.raises(InputError, match="cannot be made"), folder.whole():
+        pass
+    assert (tmp_path / "mine").read_text() == "a file"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ def test_fingerprint_is_stable_and_follows_rows_and_options(saved: str) -> None:
     assert source.fingerprint("train") == HuggingFace(saved, splits=splits).fingerprint("train")
     assert source.fingerprint("train") != source.fingerprint("validation")
     assert source.fingerprint("train") != HuggingFace(saved, splits=splits, text_key="id").fingerprint("train")
+    assert source.fingerprint("train") != HuggingFace(saved, splits=splits, add_eos=True).fingerprint("train")
     shared = HuggingFace(saved, splits=splits, test_share=0.5)
     assert len({shared.fingerprint("train"), shared.fingerprint("test"), source.fingerprint("train")}) == 3
 

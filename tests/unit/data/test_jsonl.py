@@ -76,6 +76,14 @@ def test_shares_partition_the_lines_and_keep_duplicates_together(tmp_path: Path)
     assert all(texts[split].count(text) == 2 for split in SPLITS for text in texts[split])
 
 
-def test_fingerprint_follows_the_keys(tmp_path: Path) -> None:
+def test_fingerprint_follows_the_options(tmp_path: Path) -> None:
     path = write(tmp_path, {"text": "one"})
-    assert JsonLines([path]).fingerprint("train") != JsonLines([path], text_key="b").fingerprint("train")
+    options: list[dict[str, Any]] = [{}, {"text_key": "b"}, {"messages_key": "b"}, {"add_eos": True}]
+    assert len({JsonLines([path], **each).fingerprint("train") for each in options}) == 4
+
+
+def test_add_eos_is_handed_to_every_text(tmp_path: Path) -> None:
+    path = write(tmp_path, {"text": "one"}, {"messages": CHAT})
+    text, chat = JsonLines([path], add_eos=True).documents("train")
+    assert text == TextDocument("one", f"{path}:1", add_eos=True)
+    assert isinstance(chat, ChatDocument)

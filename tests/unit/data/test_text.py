@@ -106,11 +106,20 @@ def test_fingerprint_follows_content_and_options_but_not_names(tmp_path: Path) -
         fingerprint("third"),
         fingerprint("train", document_separator="|"),
         fingerprint("train", test_share=0.5),
+        fingerprint("train", add_eos=True),
     ]
-    assert len(set(different)) == 4
+    assert len(set(different)) == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"document_separator": "|"}, {"test_share": 0.5}])
+def test_add_eos_is_handed_to_every_document(book: Path, options: dict[str, object]) -> None:
+    source = TextFiles([str(book)], add_eos=False, **options)
+    assert {document.add_eos for document in source.documents("train")} == {False}
 
 
 def test_describe(tmp_path: Path) -> None:
     report = TextFiles(**write(tmp_path, train="one", test="three")).describe()
     assert report["files"] == {"train": [f"{tmp_path}/train.txt"], "test": [f"{tmp_path}/test.txt"]}
     assert report["bytes"] == {"train": 3, "test": 5}
+    assert (report["document_separator"], report["add_eos"]) == (None, None)
+    assert "train" not in report

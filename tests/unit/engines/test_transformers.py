@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import VOCABULARY, copy_tokenizer, random_llama
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.transformers import TransformersEngine
@@ -22,26 +22,13 @@ from qat.prepare import prepare
 from qat.restore import restore
 from qat.scheme import Scheme, preset
 
-VOCABULARY = 96
 TOKENS = torch.randint(VOCABULARY, (3, 24), generator=torch.Generator().manual_seed(0))
 DYNAMIC = {"num_bits": 8, "strategy": "token", "dynamic": True}
 
 
 def llama(tied: bool = False) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        dtype="float32",
-        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-    )
-    return LlamaForCausalLM(config).eval()
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    return random_llama(intermediate_size=96, tie_word_embeddings=tied, dtype="float32", rope_parameters=rope)
 
 
 def weights(bits: int, strategy: str = "channel", symmetric: bool = True) -> dict:
@@ -174,6 +161,39 @@ def test_a_plain_from_pretrained_loads_what_the_engine_assembles(tmp_path, schem
     assert max_logit_difference(model, dequantized(checkpoint, tied=True), TOKENS) == 0.0
 
 
+def test_the_engine_runs_where_its_options_or_else_the_caller_says(tmp_path):
+    directory = exported(frozen(preset("w4a16_g32")), tmp_path / "out")
+    for engine, given, expected in (
+        (TransformersEngine(), (), "cpu"),
+        (TransformersEngine(), (torch.device("meta"),), "meta"),
+        (TransformersEngine(device="cpu"), (torch.device("meta"),), "cpu"),
+    ):
+        engine.load(directory, *given)
+        assert {parameter.device.type for parameter in engine.model.parameters()} == {expected}
+
+
+@pytest.mark.parametrize("name", ["w4a16_g32", "w4a16_g32_asym"])
+def test_stop_tokens_reach_the_engine(tmp_path, name):
+    model = llama()
+    model.generation_config.eos_token_id = [7, 9]
+    prepare(model, preset(name))
+    engine = loaded(exported(QuantizedCheckpoint.freeze(model, preset(name)), tmp_path / "out"))
+    assert engine.model.generation_config.eos_token_id == [7, 9]
+
+
+@pytest.mark.parametrize("name", ["w4a16_g32", "w4a16_g32_asym", "w8a8"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_rest_in_16_bits_is_the_one_that_is_restored(tmp_path, name, tied):
+    model = llama(tied)
+    prepare(model, preset(name))
+    checkpoint = QuantizedCheckpoint.freeze(model, preset(name), rest_dtype=torch.bfloat16)
+    directory = exported(checkpoint, tmp_path / "out")
+    assert json.loads((directory / "config.json").read_text())["dtype"] == "bfloat16"
+    assert load_file(directory / "model.safetensors")["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert max_logit_difference(loaded(directory).logits, restore(checkpoint), TOKENS) <= 1e-4
+    assert max_logit_difference(model, restore(checkpoint), TOKENS) > 1e-4  # the rest was rounded
+
+
 def test_sharded_exports_load(tmp_path):
     checkpoint = frozen(preset("w4a16_g32"))
     CompressedTensorsExporter(max_shard_size="20KB").write(checkpoint, tmp_path / "out")
@@ -186,8 +206,7 @@ def test_loss_and_text(tmp_path):
     directory = exported(checkpoint, tmp_path / "out")
     if not (assets_dir() / "tiny_llama/tokenizer.json").is_file():
         pytest.skip("the embedded tokenizer is not there")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(assets_dir() / "tiny_llama" / name, directory / name)
+    copy_tokenizer(directory)
     engine = loaded(directory)
     blocks = [{"input_ids": row, "labels": row} for row in TOKENS]
     with torch.no_grad():

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import random_llama
+from transformers import LlamaForCausalLM
 
 from qat.errors import InputError
 from qat.evaluate.generate import generate
@@ -26,12 +27,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=29, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=16, eos_token_id=2, bos_token_id=1,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
+    return random_llama(vocab_size=29, max_position_embeddings=16, eos_token_id=2, bos_token_id=1)
 
 
 def greedy(model, prompt: str, count: int) -> str:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qat.checkpoint import ReadModule
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.grid import Grid
 
@@ -19,12 +20,16 @@ def grid(**changes) -> Grid:
     return Grid(**{**parts, **changes})
 
 
+def modules(**grids: Grid) -> dict[str, ReadModule]:
+    return {name: ReadModule(value) for name, value in grids.items()}
+
+
 def checkpoint(**grids: Grid):
-    return SimpleNamespace(weights={name: SimpleNamespace(grid=value) for name, value in grids.items()})
+    return SimpleNamespace(weights=modules(**grids))
 
 
 def test_equal_grids_are_exact():
-    result = parity(checkpoint(a=grid(), b=grid(zero_point=None)), {"a": grid(), "b": grid(zero_point=None)})
+    result = parity(checkpoint(a=grid(), b=grid(zero_point=None)), modules(a=grid(), b=grid(zero_point=None)))
     assert result.exact
     assert result.tensors == 2
 
@@ -42,20 +47,39 @@ def test_equal_grids_are_exact():
     ],
 )
 def test_every_difference_is_counted(changes, counts):
-    result = parity(checkpoint(a=grid()), {"a": grid(**changes)})
+    result = parity(checkpoint(a=grid()), modules(a=grid(**changes)))
     assert (result.mismatched_codes, result.mismatched_zero_points, result.mismatched_scales) == counts
     assert not result.exact
 
 
 def test_scales_are_compared_in_their_bits():
     scale = torch.tensor([[0.0], [math.nan]])
-    assert parity(checkpoint(a=grid(scale=scale)), {"a": grid(scale=scale.clone())}).exact
-    negative = parity(checkpoint(a=grid(scale=scale)), {"a": grid(scale=torch.tensor([[-0.0], [math.nan]]))})
+    assert parity(checkpoint(a=grid(scale=scale)), modules(a=grid(scale=scale.clone()))).exact
+    negative = parity(checkpoint(a=grid(scale=scale)), modules(a=grid(scale=torch.tensor([[-0.0], [math.nan]]))))
     assert negative.mismatched_scales == 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "counts"),
+    [
+        (torch.tensor([0.5]), torch.tensor([3], dtype=torch.int8), (0, 0)),
+        (torch.tensor([0.25]), torch.tensor([3], dtype=torch.int8), (0, 1)),
+        (torch.tensor([0.5]), torch.tensor([4], dtype=torch.int8), (1, 0)),
+        (torch.tensor([0.5]), None, (1, 0)),
+        (None, None, (1, 1)),
+    ],
+)
+def test_static_activations_are_compared_where_the_format_holds_them(scale, zero_point, counts):
+    wanted = ReadModule(grid(), torch.tensor([0.5]), torch.tensor([3], dtype=torch.int8))
+    frozen, read = SimpleNamespace(weights={"a": wanted}), {"a": ReadModule(grid(), scale, zero_point)}
+    result = parity(frozen, read)
+    assert (result.mismatched_zero_points, result.mismatched_scales) == counts
+    assert result.exact == (counts == (0, 0))
+    assert parity(frozen, read, activations=False).exact
+
+
 def test_missing_and_unexpected_modules_are_mismatches():
-    result = parity(checkpoint(a=grid(), b=grid()), {"b": grid(), "c": grid(zero_point=None)})
+    result = parity(checkpoint(a=grid(), b=grid()), modules(b=grid(), c=grid(zero_point=None)))
     assert result.missing == ("a",)
     assert result.unexpected == ("c",)
     assert (result.mismatched_codes, result.mismatched_zero_points, result.mismatched_scales) == (12, 2, 4)

@@ -4,15 +4,18 @@ import math
 
 import pytest
 import torch
+from support import random_llama
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel
 
+from qat.data.masking import Masking
 from qat.errors import InputError, RunError
 from qat.evaluate import score as score_module
 from qat.evaluate.score import score
 
 VOCABULARY, BLOCK = 11, 6
+MASKING = Masking(mask_id=99, vocab_size=VOCABULARY)
 
 
 class Blocks:
@@ -41,15 +44,6 @@ def bigram(seed: int):
     return lambda input_ids: weights[input_ids]
 
 
-def tiny_llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=16,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
-
-
 def test_loss_is_cross_entropy_of_the_shifted_labels():
     blocks = Blocks(5)
     logits = table(0)[blocks.input_ids]
@@ -72,7 +66,7 @@ def test_two_tokens_by_hand():
 
 
 def test_loss_of_a_module_is_transformers_own():
-    model, blocks = tiny_llama(), Blocks(3)
+    model, blocks = random_llama(vocab_size=VOCABULARY), Blocks(3)
     blocks.labels = blocks.input_ids.clone()
     expected = model(input_ids=blocks.input_ids, labels=blocks.labels).loss.item()
     assert score(model, blocks, batch_size=3).loss == pytest.approx(expected, rel=1e-6)
@@ -148,7 +142,7 @@ def test_masked_lm_mask_depends_on_seed_and_block_only():
             inputs.append(input_ids)
             return weights[input_ids.clamp(max=VOCABULARY - 1)]
 
-        result = score(model, Blocks(6), batch_size, task="masked_lm", mask_token_id=99, seed=seed)
+        result = score(model, Blocks(6), batch_size, task="masked_lm", masking=MASKING, seed=seed)
         assert result.tokens == 6  # 15 % of 6 is one token a block
         return torch.cat(inputs)
 
@@ -166,9 +160,27 @@ def test_masked_lm_loss_is_taken_where_the_mask_is():
         inputs.append(input_ids)
         return F.one_hot(blocks.input_ids, VOCABULARY).float() * 50  # knows the text by heart
 
-    assert score(model, blocks, 1, task="masked_lm", mask_token_id=99).loss == pytest.approx(0.0, abs=1e-6)
-    wrong = score(lambda _: -50 * F.one_hot(blocks.input_ids, VOCABULARY).float(), blocks, 1, "masked_lm", None, 99)
+    assert score(model, blocks, 1, task="masked_lm", masking=MASKING).loss == pytest.approx(0.0, abs=1e-6)
+    wrong = score(
+        lambda _: -50 * F.one_hot(blocks.input_ids, VOCABULARY).float(), blocks, 1, "masked_lm", None, MASKING
+    )
     assert wrong.loss > 50
+
+
+def test_masked_lm_is_not_scored_on_special_tokens():
+    """All but two tokens are CLS or SEP: those two are all that is ever predicted, as in training."""
+    blocks = Blocks(1)
+    blocks.input_ids = blocks.labels = torch.tensor([[0, 5, 1, 0, 6, 1]])
+    masking = Masking(mask_id=99, vocab_size=VOCABULARY, special_ids=(0, 1))
+    hidden: set[int] = set()
+    for seed in range(20):
+
+        def model(input_ids: Tensor) -> Tensor:
+            hidden.update(blocks.input_ids[input_ids == 99].tolist())
+            return table(0)[input_ids.clamp(max=VOCABULARY - 1)]
+
+        assert score(model, blocks, 1, task="masked_lm", masking=masking, seed=seed).tokens == 1
+    assert hidden == {5, 6}
 
 
 def test_encoder_is_compared_by_hidden_states():
@@ -194,7 +206,7 @@ def test_encoder_is_compared_by_hidden_states():
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="'casual_lm' is not one of .*did you mean 'causal_lm'"):
         score(bigram(0), Blocks(2), 2, task="casual_lm")
-    with pytest.raises(InputError, match="mask_token_id is needed"):
+    with pytest.raises(InputError, match="masking is needed"):
         score(bigram(0), Blocks(2), 2, task="masked_lm")
     with pytest.raises(InputError, match="reference"):
         score(bigram(0), Blocks(2), 2, task="encoder")

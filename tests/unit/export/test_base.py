@@ -8,14 +8,12 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
-from qat.errors import InputError, RunError
+from qat.errors import DiskFull, InputError
 from qat.export.base import Exporter, folder_bytes
 
 
 class Text(Exporter):
     """Writes one file; ``fails`` is raised half-way."""
-
-    name = "text"
 
     def __init__(self, fails: BaseException | None = None) -> None:
         self.fails = fails
@@ -37,20 +35,27 @@ class Text(Exporter):
         return {}
 
 
-CHECKPOINT = SimpleNamespace(weights={"a": 1})
+class Checkpoint(SimpleNamespace):
+    """As much of a checkpoint as the base class looks at."""
+
+    def write_generation_config(self, directory: Path) -> None:
+        (directory / "generation_config.json").write_text("stop")
+
+
+CHECKPOINT = Checkpoint(weights={"a": 1})
 
 
 def test_the_folder_has_the_files_and_the_tokenizer(tmp_path):
     source = tmp_path / "quantized"
     source.mkdir()
-    for name in ("tokenizer.json", "generation_config.json", "model.safetensors", "manifest.json"):
+    for name in ("tokenizer.json", "chat_template.jinja", "model.safetensors", "manifest.json"):
         (source / name).write_text(name)
     Text().write(CHECKPOINT, tmp_path / "exports/text", source)
     files = sorted(path.name for path in (tmp_path / "exports/text").iterdir())
-    assert files == ["generation_config.json", "half.txt", "tokenizer.json", "whole.txt"]
+    assert files == ["chat_template.jinja", "generation_config.json", "half.txt", "tokenizer.json", "whole.txt"]
     assert [path.name for path in (tmp_path / "exports").iterdir()] == ["text"]
-    assert folder_bytes(tmp_path / "exports/text") == len("half") + len("whole") + len(
-        "tokenizer.json" + "generation_config.json"
+    assert folder_bytes(tmp_path / "exports/text") == len(
+        "half" + "whole" + "stop" + "tokenizer.json" + "chat_template.jinja"
     )
 
 
@@ -64,7 +69,7 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path):
 
 def test_what_the_format_cannot_hold_writes_nothing(tmp_path):
     with pytest.raises(InputError, match="nothing to write"):
-        Text().write(SimpleNamespace(weights={}), tmp_path / "text")
+        Text().write(Checkpoint(weights={}), tmp_path / "text")
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +83,7 @@ def test_what_the_format_cannot_hold_writes_nothing(tmp_path):
     ids=["disk", "quota", "safetensors"],
 )
 def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(tmp_path, error):
-    with pytest.raises(RunError, match="no disk space left for .*text: the weights need 1,234,567 bytes"):
+    with pytest.raises(DiskFull, match="no disk space left for .*text: the weights need 1,234,567 bytes"):
         Text(fails=error).write(CHECKPOINT, tmp_path / "text")
     assert not list(tmp_path.iterdir())
 
@@ -86,7 +91,7 @@ def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(tmp_path, error):
 def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_566))
     exporter = Text(fails=AssertionError("must not write"))
-    with pytest.raises(RunError, match="no disk space left"):
+    with pytest.raises(DiskFull, match="no disk space left"):
         exporter.write(CHECKPOINT, tmp_path / "text")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_567))

@@ -176,7 +176,13 @@ def test_static_activations_have_the_librarys_names(tmp_path):
     tensors = load_file(tmp_path / "out/model.safetensors")
     assert torch.equal(tensors["model.layers.0.q_proj.input_scale"], scale)
     assert torch.equal(tensors["model.layers.0.q_proj.input_zero_point"], zero_point)
-    assert set(CompressedTensorsExporter().read(tmp_path / "out")) == {"model.layers.0.q_proj"}
+    read = CompressedTensorsExporter().read(tmp_path / "out")
+    assert parity(checkpoint({"model.layers.0.q_proj": made}), read).exact
+    tensors["model.layers.0.q_proj.input_scale"] *= 2
+    tensors["model.layers.0.q_proj.input_zero_point"] += 1
+    save_file(tensors, tmp_path / "out/model.safetensors", metadata={"format": "pt"})
+    changed = parity(checkpoint({"model.layers.0.q_proj": made}), CompressedTensorsExporter().read(tmp_path / "out"))
+    assert changed == Parity(1, 0, 1, 1)
 
 
 def test_the_rest_is_written_bit_for_bit(tmp_path):

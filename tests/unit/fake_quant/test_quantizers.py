@@ -113,7 +113,7 @@ def test_minmax_follows_the_weight() -> None:
 def test_dynamic_scales_are_those_of_compressed_tensors(symmetric: bool, strategy: str) -> None:
     args = QuantizationArgs(num_bits=8, strategy=strategy, symmetric=symmetric, dynamic=True)
     x = torch.randn(2, 5, 16)
-    quantizer = Dynamic().build(args, Layout(1, 1, 16, activation=True), "fp32")
+    quantizer = Dynamic().build(args, Layout(1, 1, activation=True), "fp32")
     theirs, zero = compute_dynamic_scales_and_zp(x, args, quantizer)
     ours = quantizer.grid(x)
     assert torch.equal(ours.scale.flatten(), theirs.flatten())
@@ -123,7 +123,7 @@ def test_dynamic_scales_are_those_of_compressed_tensors(symmetric: bool, strateg
 
 def test_dynamic_rounds_every_token_by_itself() -> None:
     args = QuantizationArgs(num_bits=8, strategy="token", symmetric=True, dynamic=True)
-    quantizer = Dynamic().build(args, Layout(1, 1, 16, activation=True), "fp32")
+    quantizer = Dynamic().build(args, Layout(1, 1, activation=True), "fp32")
     x = torch.randn(2, 5, 16, requires_grad=True)
     alone = torch.stack([torch.stack([quantizer(token) for token in row]) for row in x])
     together = quantizer(x)
@@ -134,7 +134,7 @@ def test_dynamic_rounds_every_token_by_itself() -> None:
 
 def test_static_activation_widens_only_while_observing() -> None:
     args = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=False)
-    quantizer = LSQ().build(args, Layout(1, 1, 16, activation=True), "fp32")
+    quantizer = LSQ().build(args, Layout(1, 1, activation=True), "fp32")
     assert not quantizer.has_range
     quantizer.set_precision(8, enabled=False, mix=1.0, observe=True)
     quantizer(torch.tensor([[-1.0, 2.0]]))
@@ -148,7 +148,7 @@ def test_static_activation_widens_only_while_observing() -> None:
 def test_fixed_uses_the_stored_scale_as_it_is() -> None:
     args = QuantizationArgs(num_bits=8, strategy="tensor", symmetric=False)
     scale, zero = torch.tensor([0.1]), torch.tensor([3], dtype=torch.int8)
-    quantizer = Fixed(scale, zero).build(args, Layout(1, 1, 16, activation=True), "fp32")
+    quantizer = Fixed(scale, zero).build(args, Layout(1, 1, activation=True), "fp32")
     x = torch.randn(4, 16)
     expected = ((x / 0.1 + 3).round().clamp(-128, 127) - 3) * torch.tensor(0.1)
     assert torch.equal(quantizer(x), expected)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from qat.cli.main import main
 from qat.jobs.stages import exports as export_stage
+from qat.models import hf
+from qat.models.save import save_float
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def small(text_words: list[str]) -> list[str]:
     """Overrides for two steps on a shrunk Llama with quantized activations."""
-    text = tmp_path_factory.mktemp("text") / "text.txt"
-    text.write_text(Path(sysconfig.get_path("stdlib"), "bisect.py").read_text())
     return [
         *("model=hf", "model.path=any", "model.shrink=true", "model.architecture={model_type: llama}"),
-        *("data=text", *(f"data.{split}=[{text}]" for split in ("train", "validation", "test"))),
+        *text_words,
         *("trainer.max_steps=4", "trainer.block_size=32", "trainer.batch_size=2", "trainer.val_every=2"),
         *("trainer.val_blocks=2", "trainer.device=cpu", "evaluate.blocks=2"),
     ]
@@ -101,6 +102,12 @@ def test_a_run_without_its_last_stages_goes_on_from_there(run: Path) -> None:
     assert json.loads(after["metrics.json"])["qat"] == json.loads(before["metrics.json"])["qat"]
 
 
+def test_a_resumed_run_keeps_the_dtype_of_the_rest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, 2, "run", f"resume={run}", "rest_dtype=float16")
+    assert "rest_dtype=float16 but" in line
+    assert "was started with auto" in line
+
+
 def test_train_ends_with_the_quantized_checkpoint(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert main(["train", *small, f"run_dir={folder}"]) == 0
@@ -125,13 +132,30 @@ def test_float_training_writes_a_model_that_evaluate_scores_the_same(small: list
 
 def test_ptq_needs_no_training(small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert main(["ptq", *small, "ptq=rtn_mse", f"run_dir={folder}"]) == 0
+    assert main(["ptq", *small, "ptq=rtn_mse", "export=[]", f"run_dir={folder}"]) == 0
     found = metrics(folder)
     assert set(found["ptq"]) == {"rtn_mse"}
     assert found["ptq"]["rtn_mse"]["of"] == "base"
     assert found["qat"] is None
     assert not (folder / "checkpoints").exists()
-    assert main(["export", f"run={folder}"]) == 0
+    assert main(["export", f"run={folder}", "export=compressed_tensors"]) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "ptq"])
+def test_a_16_bit_base_stays_16_bit_with_its_stop_tokens(small: list[str], tmp_path: Path, command: str) -> None:
+    base, folder = tmp_path / "base", tmp_path / "run"
+    loaded = hf.load("any", shrink=True, architecture={"model_type": "llama"})
+    save_float(loaded, base, dtype="bfloat16")
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 5]}))
+    words = [word for word in small if not word.startswith("model.")]
+    assert main([command, *words, f"model.path={base}", f"run_dir={folder}"]) == 0
+    if command == "train":
+        assert main(["export", f"run={folder}"]) == 0
+    for made in (folder / "quantized", folder / "exports" / "compressed_tensors"):
+        assert load_file(made / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+        assert json.loads((made / "config.json").read_text())["dtype"] == "bfloat16"
+        assert json.loads((made / "generation_config.json").read_text())["eos_token_id"] == [0, 5]
+    assert main(["validate", f"run={folder}"]) == 0
 
 
 def test_evaluate_leaves_the_metrics_of_a_run_alone(run: Path) -> None:
@@ -146,9 +170,9 @@ def test_validate_finds_a_changed_code(
 ) -> None:
     parity = export_stage.parity
 
-    def changed(checkpoint: Any, grids: Any) -> Any:
-        next(iter(grids.values())).codes[0, 0] ^= 1
-        return parity(checkpoint, grids)
+    def changed(checkpoint: Any, read: Any, activations: bool) -> Any:
+        next(iter(read.values())).grid.codes[0, 0] ^= 1
+        return parity(checkpoint, read, activations)
 
     monkeypatch.setattr(export_stage, "parity", changed)
     line = error_of(capsys, 1, "validate", f"run={run}")
@@ -181,6 +205,7 @@ def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[
         ("run", ["scheme.config_groups.weights.weights.num_bits=9"], "num_bits"),
         ("run", ["scheme.config_groups.weights.weights.group_size=48"], "does not divide the 128 inputs of"),
         ("run", ["data.train=[nowhere.txt]"], "nowhere.txt"),
+        ("run", ["rest_dtype=bfloat"], "rest_dtype=bfloat is not one of auto, float32, bfloat16, float16"),
         ("export", [], "qat export works on a finished run; name it with run=<run folder>"),
         ("validate", [], "qat validate works on a finished run; name it with run=<run folder>"),
     ],

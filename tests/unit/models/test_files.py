@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from qat.errors import InputError
-from qat.models.files import check_weights
+from qat.models.files import check_weights, stored_dtype
 
 
 @pytest.fixture
@@ -32,6 +32,21 @@ def test_whole_files_pass(single: Path) -> None:
 
 def test_whole_shards_pass(sharded: Path) -> None:
     assert check_weights(sharded) == [sharded / "one.safetensors", sharded / "two.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "expected"),
+    [
+        (torch.bfloat16, torch.float32, "bfloat16"),
+        (torch.float32, torch.bfloat16, "float32"),
+        (torch.float16, torch.float16, "float16"),
+        (torch.float64, torch.float16, "float32"),
+    ],
+)
+def test_the_dtype_of_most_numbers(tmp_path: Path, large: torch.dtype, small: torch.dtype, expected: str) -> None:
+    save_file({"a": torch.ones(4, dtype=large), "b": torch.ones(3, dtype=small)}, tmp_path / "one.safetensors")
+    save_file({"c": torch.ones(3, 4, dtype=large), "d": torch.ones(11, dtype=small)}, tmp_path / "two.safetensors")
+    assert stored_dtype([tmp_path / "one.safetensors", tmp_path / "two.safetensors"]) == expected
 
 
 @pytest.mark.parametrize("length", [0, 4, 8, 40, -1])

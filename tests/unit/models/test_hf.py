@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from support import random_llama
+from transformers import LlamaForCausalLM
 
 from qat.errors import InputError
 from qat.models import hf
@@ -42,6 +43,16 @@ def test_loads_the_numbers_of_the_file(folder: Path) -> None:
 def test_dtype(folder: Path, dtype: str) -> None:
     model = hf.load(str(folder), dtype=dtype).model
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_the_dtype_of_the_files_is_known_whatever_config_and_memory_say(folder: Path) -> None:
+    edit_config(folder, dtype="float16")
+    assert hf.load(str(folder), dtype="bfloat16").file_dtype == "float32"
+    state = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert hf.load(str(folder)).file_dtype == "bfloat16"
+    architecture = {"model_type": "llama"}
+    assert hf.load("none", dtype="bfloat16", shrink=True, architecture=architecture).file_dtype == "bfloat16"
 
 
 def test_agrees_with_plain_transformers(folder: Path) -> None:
@@ -161,14 +172,7 @@ class TestErrors:
         self.refuse(folder, "tokenizer in", "cannot be loaded")
 
     def test_tokenizer_too_large_for_the_model(self, folder: Path, tmp_path: Path) -> None:
-        config = LlamaConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
-        LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+        random_llama(vocab_size=64).save_pretrained(tmp_path / "small")
         self.refuse(tmp_path / "small", "1024 tokens", "only 64", tokenizer=str(folder))
 
     def test_shape_that_does_not_match(self, folder: Path) -> None:

@@ -90,6 +90,18 @@ def test_without_a_tuned_float_the_change_is_against_the_float():
     assert "Δ ppl: against the float" in text
 
 
+def test_a_float_alone_is_compared_with_nothing():
+    text = text_of(Metrics(model="m", scheme="float", base=Quality(loss=0.69, perplexity=2.0)))
+    assert row(text, "float ") == ["0.6900", "2.000", "-", "-", "-", "-"]
+    assert "against" not in text
+
+
+def test_without_a_scored_model_there_is_no_table_of_models():
+    text = text_of(Metrics(model="m", scheme="w8a8", exports=FULL.exports))
+    assert "compressed_tensors" in text
+    assert "model" not in text
+
+
 def test_an_encoder_shows_its_own_measures():
     text = text_of(Metrics(model="minilm", scheme="w8a8", qat=QATQuality(cosine=0.99912, mse=1.2e-5)))
     assert "cosine" in text

@@ -5,16 +5,16 @@ Also run as a script by the tests that kill a process: ``runpy.run_path`` gives 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import support
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from qat.prepare import prepare
 from qat.schedule import PrecisionSchedule
@@ -47,18 +47,8 @@ class RandomBlocks(Dataset[dict[str, Tensor]]):
 
 def tiny_llama(dropout: float = 0.1) -> LlamaForCausalLM:
     """Two blocks, hidden 32, tied embeddings, with dropout, which a resume must repeat too."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attention_dropout=dropout,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64}
+    return support.random_llama(**shape, attention_dropout=dropout).train()
 
 
 def quantized_module(steps: int) -> QATModule:
@@ -90,18 +80,6 @@ def run(module: QATModule, folder: Path, resume: bool = False, loggers: Any = ()
     return fit(module, data, config, loggers, folder, resume)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """``metrics.csv`` without the one column that depends on the clock."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in csv.DictReader(file)]
-
-
-def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
-    """A checkpoint, read without unpickling any class."""
-    loaded: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
-    return loaded
-
-
 class Tiny:
     """The functions above, for tests, which cannot import this file."""
 
@@ -111,8 +89,8 @@ class Tiny:
         self.quantized = quantized_module
         self.float = float_module
         self.run = run
-        self.rows = rows
-        self.checkpoint = checkpoint
+        self.rows = support.rows
+        self.checkpoint = support.checkpoint
 
 
 @pytest.fixture(scope="session")

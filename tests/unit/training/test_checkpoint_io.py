@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from qat.errors import InputError, RunError
+from qat.errors import DiskFull, InputError
 from qat.training.checkpoint_io import AtomicCheckpointIO
 
 CHECKPOINT = {"weights": torch.arange(4.0), "step": 3, "name": "x"}
@@ -35,7 +35,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(RunError, match="no space left on the disk"):
+    with pytest.raises(DiskFull, match="no space left on the disk; free some and resume; the one before it is kept$"):
         AtomicCheckpointIO().save_checkpoint(CHECKPOINT, path)
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
@@ -46,7 +46,7 @@ def test_a_real_full_disk_is_named(tmp_path: Path) -> None:
     if not full.exists():
         pytest.skip("there is no /dev/full here to write to")
     (tmp_path / ".last.ckpt.tmp").symlink_to(full)
-    with pytest.raises(RunError, match="no space left on the disk"):
+    with pytest.raises(DiskFull, match="no space left on the disk; free some and resume; there is none before it$"):
         AtomicCheckpointIO().save_checkpoint(CHECKPOINT, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 

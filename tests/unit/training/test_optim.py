@@ -93,7 +93,7 @@ def test_a_frozen_group_keeps_its_values_and_its_moments(kind: str, fused: bool)
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     moments = {p: {k: v.clone() for k, v in state.items()} for p, state in optimizer.state.items()}
     step()
-    optim.freeze(optimizer, kind)
+    optim.freeze(optim.parameters(optimizer, kind))
     optimizer.step()
     for name, parameter in layer.named_parameters():
         frozen = (name == "range") == (kind == optim.RANGES)

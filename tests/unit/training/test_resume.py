@@ -6,6 +6,7 @@ validates every 6 steps, saves every 4 and has dropout, accumulation, a teacher 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -119,7 +120,8 @@ def test_mixed_precision_too(tiny: Tiny, tmp_path: Path, precision: str) -> None
 def test_killed(tiny: Tiny, whole: Path, tmp_path: Path, root: Path, moment: str, last: int) -> None:
     conftest = Path(__file__).with_name("conftest.py")
     command = [sys.executable, "-c", CHILD, str(conftest), str(tmp_path), moment]
-    child = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    env = os.environ | {"PYTHONPATH": str(root / "tests")}  # where conftest.py finds support.py
+    child = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert tiny.checkpoint(tmp_path)["global_step"] == last
     resumed = tiny.quantized(20)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from qat.errors import InputError
+from qat.errors import InputError, RunError
+from qat.training.module import QATModule
+from qat.training.optim import OptimizerConfig
 from qat.training.trainer import TrainerConfig
 
 Tiny = Any
@@ -29,6 +31,8 @@ Tiny = Any
         ({"save_every": 0}, r"trainer\.save_every=0"),
         ({"num_threads": 0}, r"trainer\.num_threads=0"),
         ({"precision": "bf16"}, r"trainer\.precision='bf16' must be one of 32, bf16-mixed, 16-mixed"),
+        ({"use_best": True, "val_every": 0}, r"trainer\.use_best=true and trainer\.val_every=0: the last step must be"),
+        ({"use_best": True, "max_steps": 5, "val_every": 2}, r"a divisor of trainer\.max_steps=5"),
         ({"device": "tpu"}, r"trainer\.device='tpu' must be one of auto, cpu, gpu, mps"),
     ],
 )
@@ -83,8 +87,41 @@ def test_the_result_adds_up(tiny: Tiny, tmp_path: Path) -> None:
     result = tiny.run(tiny.float(), tmp_path)
     assert (result.steps, result.tokens) == (20, 20 * 2 * 2 * 16)
     assert result.tokens_per_second == result.tokens / result.seconds
-    assert result.best_val == min(float(r["val/loss"]) for r in tiny.rows(tmp_path) if r["val/loss"])
-    assert result.last_checkpoint == tmp_path / "checkpoints" / "last.ckpt"
+    assert result.weights_of == 20
+
+
+def test_use_best_ends_with_the_weights_of_best_also_when_resumed(tiny: Tiny, tmp_path: Path) -> None:
+    options = {"val_every": 1, "use_best": True}
+    modules = [tiny.quantized(20) for _ in range(4)]
+    for module in modules:
+        module.config = OptimizerConfig(lr=0.05, range_lr=0.05, warmup=0.0, schedule="constant")
+    first = tiny.run(modules[0], tmp_path, **options)
+    losses = {int(row["step"]): float(row["val/loss"]) for row in tiny.rows(tmp_path)}
+    of_the_scheme = {step: losses[step] for step in range(12, 21)}
+    assert first.steps == 20
+    assert first.weights_of == min(of_the_scheme, key=of_the_scheme.__getitem__) < 20
+    best = tiny.checkpoint(tmp_path, "best.ckpt")["state_dict"]
+    assert all(torch.equal(best[name], value) for name, value in modules[0].state_dict().items())
+    assert tiny.run(modules[1], tmp_path, resume=True, **options).weights_of == first.weights_of
+    step = modules[2].training_step
+
+    def training_step(batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 33:  # in step 17, after the best
+            raise OSError("the machine has a fault")
+        return step(batch, batch_idx)
+
+    modules[2].training_step = training_step
+    with pytest.raises(OSError, match="fault"):
+        tiny.run(modules[2], tmp_path / "parted", **options)
+    tiny.run(modules[3], tmp_path / "parted", resume=True, **options)
+    for module in (modules[1], modules[3]):
+        assert all(torch.equal(best[name], value) for name, value in module.state_dict().items())
+
+
+def test_use_best_without_a_best_says_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QATModule, "at_scheme", False)
+    with pytest.raises(RunError, match=r"trainer\.use_best=true and no validation loss was a number"):
+        tiny.run(tiny.float(), tmp_path, max_steps=1, val_every=1, use_best=True)
 
 
 def test_a_finished_run_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
@@ -93,7 +130,6 @@ def test_a_finished_run_is_not_run_again(tiny: Tiny, tmp_path: Path) -> None:
     module = tiny.float()
     again = tiny.run(module, tmp_path, resume=True)
     assert (again.steps, again.tokens, again.seconds) == (first.steps, first.tokens, first.seconds)
-    assert (again.val_loss, again.best_val) == (first.val_loss, first.best_val)
     assert (tmp_path / "metrics.csv").read_text() == before
     assert not module.model.training
     saved = tiny.checkpoint(tmp_path)["state_dict"]

@@ -9,6 +9,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from qat.training.optim import OptimizerConfig
+
 Tiny = Any
 
 
@@ -53,36 +55,52 @@ def test_behind_the_validation_of_the_step(tiny: Tiny, tmp_path: Path, monkeypat
             expected.append(("best.ckpt", step, 2 * step))
         expected.append(("last.ckpt", step, 2 * step))
     assert saved == expected
-    assert tiny.checkpoint(tmp_path)["callbacks"]["Checkpoints"] == {"best": best, "latest": losses[6]}
+    assert tiny.checkpoint(tmp_path)["callbacks"]["Checkpoints"] == {"best": best}
 
 
 def test_best_holds_the_weights_of_the_lowest_validation_loss(tiny: Tiny, tmp_path: Path) -> None:
-    result = tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=8, val_every=1)
+    tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=8, val_every=1)
     best = tiny.checkpoint(tmp_path, "best.ckpt")
     losses = [float(row["val/loss"]) for row in tiny.rows(tmp_path)]
     assert best["global_step"] == 1 + losses.index(min(losses))
-    assert result.best_val == min(losses)
-    assert result.best_checkpoint == tmp_path / "checkpoints" / "best.ckpt"
     module = tiny.float(lr=0.0)
     module.load_state_dict(best["state_dict"])
-    again = tiny.run(module, tmp_path / "again", max_steps=1, val_every=1)
-    assert again.val_loss == pytest.approx(min(losses), abs=1e-6)
+    tiny.run(module, tmp_path / "again", max_steps=1, val_every=1)
+    assert module.validation_loss == pytest.approx(min(losses), abs=1e-6)
     assert "optimizer_states" not in best
 
 
 def test_a_resume_remembers_the_best(tiny: Tiny, tmp_path: Path) -> None:
     options = {"val_every": 1, "save_every": 1}
-    first = tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=4, **options)
+    tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=4, **options)
     before = (tmp_path / "checkpoints" / "best.ckpt").read_bytes()
-    second = tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=6, resume=True, **options)
-    later = [float(row["val/loss"]) for row in tiny.rows(tmp_path)][4:]
-    assert min(later) > first.best_val == second.best_val
+    tiny.run(tiny.float(lr=0.05, warmup=0.0), tmp_path, max_steps=6, resume=True, **options)
+    losses = [float(row["val/loss"]) for row in tiny.rows(tmp_path)]
+    best = tiny.checkpoint(tmp_path)["callbacks"]["Checkpoints"]["best"]
+    assert min(losses[4:]) > min(losses[:4]) == best
     assert (tmp_path / "checkpoints" / "best.ckpt").read_bytes() == before
 
 
+def test_only_the_schemes_own_precision_competes(tiny: Tiny, tmp_path: Path) -> None:
+    """In float and at 8 and 6 bits the loss is lower; the scheme's 4 bits begin with the 12th step."""
+    module = tiny.quantized(20)
+    module.loss.mix, module.config = 0.0, OptimizerConfig(lr=0.02, range_lr=1e-3, warmup=0.0, schedule="constant")
+    tiny.run(module, tmp_path, val_every=1)
+    losses = {int(row["step"]): float(row["val/loss"]) for row in tiny.rows(tmp_path)}
+    best = tiny.checkpoint(tmp_path, "best.ckpt")["global_step"]
+    of_four_bits = {step: losses[step] for step in range(12, 21)}
+    assert min(losses, key=losses.__getitem__) < 12, "the test needs a loss that is lowest before the scheme is on"
+    assert best == min(of_four_bits, key=of_four_bits.__getitem__)
+    assert tiny.checkpoint(tmp_path)["callbacks"]["Checkpoints"] == {"best": losses[best]}
+
+
+def test_no_best_before_the_schemes_own_precision(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run(tiny.quantized(20), tmp_path, val_every=10)  # after steps 10 (6 bits) and 20
+    assert tiny.checkpoint(tmp_path, "best.ckpt")["global_step"] == 20
+
+
 def test_without_validation_there_is_no_best(tiny: Tiny, tmp_path: Path) -> None:
-    result = tiny.run(tiny.float(), tmp_path, max_steps=2, val_every=0)
-    assert (result.best_val, result.val_loss, result.best_checkpoint) == (None, None, None)
+    tiny.run(tiny.float(), tmp_path, max_steps=2, val_every=0)
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 

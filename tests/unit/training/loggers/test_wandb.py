@@ -94,13 +94,14 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
 
 def test_a_training_is_one_run(tiny: Tiny, tmp_path: Path, runs: list[FakeRun]) -> None:
     logger = WandbLogger(tmp_path, project="p", entity="e", group="g", tags=("a", "b"))
-    result = tiny.run(tiny.float(), tmp_path, loggers=[logger], max_steps=3, val_every=3)
+    module = tiny.float()
+    tiny.run(module, tmp_path, loggers=[logger], max_steps=3, val_every=3)
     assert len(runs) == 1
     assert [runs[0].options[key] for key in ("project", "entity", "group")] == ["p", "e", "g"]
     assert runs[0].options["tags"] == ["a", "b"]
     assert runs[0].options["mode"] == "offline"
     assert [values["trainer/global_step"] for values in runs[0].logged] == [1, 2, 3, 3]
-    assert runs[0].logged[-1]["val/loss"] == result.val_loss
+    assert runs[0].logged[-1]["val/loss"] == module.validation_loss
     assert runs[0].exit_code == 0
     assert len(tiny.rows(tmp_path)) == 3  # metrics.csv all the same
 

@@ -1,4 +1,4 @@
-"""Masked-language-model inputs."""
+"""What is hidden from a masked language model, to train it and to score it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from qat.data.masking import Masking
 from qat.errors import InputError
-from qat.training.masking import Masking
 
 MASK, SPECIAL = 99, 7
 MASKING = Masking(mask_id=MASK, vocab_size=90, special_ids=(SPECIAL, MASK))
@@ -45,6 +45,34 @@ def test_special_and_untrained_tokens_are_never_chosen() -> None:
     masked = MASKING.apply(batch, seed=1)
     assert (masked["labels"][:50] == -100).all()
     assert not (masked["labels"] == SPECIAL).any()
+
+
+def test_a_scored_block_hides_its_share_behind_the_mask_token_alone() -> None:
+    batch = _batch()
+    tokens, labels = batch["input_ids"][0], batch["labels"][0]
+    labels[:50] = -100
+    hidden, kept = MASKING.apply_to_block(tokens, labels, seed=1)
+    chosen = kept != -100
+    candidates = (tokens[50:] != SPECIAL).sum().item()
+    assert chosen.sum() == round(0.15 * candidates)
+    assert torch.equal(hidden, tokens.masked_fill(chosen, MASK))
+    assert torch.equal(kept, tokens.masked_fill(~chosen, -100))
+
+
+def test_what_training_never_hides_scoring_never_hides() -> None:
+    """Both over many seeds: every token that may be hidden is, by both, and no other by either."""
+    tokens = torch.tensor([SPECIAL, 1, 2, SPECIAL, 3, MASK, 4])
+    labels = torch.tensor([SPECIAL, 1, -100, SPECIAL, 3, MASK, 4])
+    trained, scored = torch.zeros(7, dtype=torch.bool), torch.zeros(7, dtype=torch.bool)
+    for seed in range(200):
+        trained |= MASKING.apply({"input_ids": tokens, "labels": labels}, seed)["labels"] != -100
+        scored |= MASKING.apply_to_block(tokens, labels, seed)[1] != -100
+    assert trained.tolist() == scored.tolist() == [False, True, False, False, True, False, True]
+
+
+def test_a_scored_block_hides_at_least_one_token_if_any_may_be() -> None:
+    for tokens, count in ((torch.tensor([SPECIAL, 1, 2]), 1), (torch.tensor([SPECIAL, SPECIAL]), 0)):
+        assert (MASKING.apply_to_block(tokens, tokens, seed=0)[1] != -100).sum() == count
 
 
 def test_the_seed_decides() -> None:

@@ -1,0 +1,74 @@
+"""The unquantized rest of a model as a checkpoint holds it: tensors, ``config.json``, ``generation_config.json``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import InputError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""What the rest can be stored in."""
+
+
+def unquantized(
+    model: nn.Module, prepared: set[str], followers: set[str], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Everything in the state dict but quantized weights, tied copies and the fake quantizers' own parameters.
+
+    Args:
+        model: prepared.
+        prepared: names of the quantized modules.
+        followers: names of tied parameters that are stored under another name.
+        dtype: to which parameters are rounded; None leaves them as they are. Buffers are never rounded: what
+            models keep in them (a router's correction bias, frequencies) is float32 in their files too.
+
+    Raises:
+        InputError: another dtype, or a parameter that is too large for it, which is named.
+    """
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"rest_dtype is {dtype}; allowed are {', '.join(map(str, DTYPES))} and None")
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    weights = {f"{name}.weight" for name in prepared}
+    own = tuple(f"{name}.{part}_fake_quantizer." for name in prepared for part in ("weight", "activation"))
+    return {
+        name: _rounded(name, tensor.detach(), dtype if name in parameters else None).cpu().clone()
+        for name, tensor in model.state_dict().items()
+        if name not in weights and name not in followers and not name.startswith(own)
+    }
+
+
+def config_of(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Any]:
+    """``config.json`` of ``model``, with the dtype of its rest, which loaders take as the model's own.
+
+    Args:
+        model: a transformers model; another module has no config, which gives ``{}``.
+        dtype: of the rest; None: as it is in memory.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        return {}
+    stored = str(dtype or model.dtype).removeprefix("torch.")
+    return {**json.loads(config.to_json_string()), "architectures": [type(model).__name__], "dtype": stored}
+
+
+def generation_config_of(model: nn.Module) -> dict[str, Any] | None:
+    """``generation_config.json`` of ``model``; None of one that does not generate."""
+    config = getattr(model, "generation_config", None)
+    return None if config is None else dict(json.loads(config.to_json_string()))
+
+
+def _rounded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.to(dtype)
+    if (rounded.isinf() & tensor.isfinite()).any():
+        largest = tensor[tensor.isfinite()].abs().max().item()
+        raise InputError(
+            f"{name} holds {largest:g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:g}; "
+            "set rest_dtype=float32"
+        )
+    return rounded

@@ -1,0 +1,53 @@
+"""What several parts' tests build or read: importable from all of them, since pytest puts ``tests`` on the path."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from qat.paths import assets_dir
+
+VOCABULARY = 100
+
+
+def random_llama(**changes: Any) -> LlamaForCausalLM:
+    """A freshly seeded Llama in eval mode: 2 blocks, hidden 64, grouped-query attention, tied embeddings.
+
+    Args:
+        changes: fields of its ``LlamaConfig`` that a test needs to be others.
+    """
+    torch.manual_seed(0)
+    fields = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(fields | changes))).eval()
+
+
+def copy_tokenizer(folder: Path) -> None:
+    """Put the embedded model's tokenizer into a model's folder."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(assets_dir() / "tiny_llama" / name, folder)
+
+
+def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    """A run's checkpoint, read without unpickling any class."""
+    loaded: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
+    return loaded
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """A run's ``metrics.csv`` without the one column that depends on the clock."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: row[key] for key in row if key != "tokens_per_second"} for row in csv.DictReader(file)]

@@ -1,0 +1,159 @@
+"""PTQ runs, and commands on a finished run: what they write, and what they leave alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qat.cli.main import main
+from qat.jobs.stages import exports as export_stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small(text_words: list[str]) -> list[str]:
+    """Overrides for one step on a small random model; a test names its architecture."""
+    return [
+        *("model=hf", "model.path=any", "model.shrink=true", *text_words),
+        *("trainer.max_steps=1", "trainer.block_size=32", "trainer.batch_size=2", "trainer.val_every=0"),
+        *("trainer.device=cpu", "evaluate.blocks=2", "calibration_batches=1"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def llama(small: list[str]) -> list[str]:
+    return [*small, "model.architecture={model_type: llama}"]
+
+
+@pytest.fixture(scope="module")
+def made_by_ptq(llama: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "ptq"
+    assert main(["ptq", *llama, "ptq=rtn_mse", f"run_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(made_by_ptq: Path, tmp_path: Path) -> Path:
+    """A copy of the PTQ run to work on."""
+    return Path(shutil.copytree(made_by_ptq, tmp_path / "run"))
+
+
+def metrics(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text())
+    return found
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    try:
+        found: object = main(list(words))
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_ptq_writes_and_validates_its_exports(made_by_ptq: Path) -> None:
+    found = metrics(made_by_ptq)
+    export = found["exports"]["compressed_tensors"]
+    assert (export["mismatched_codes"], export["mismatched_scales"], export["mismatched_zero_points"]) == (0, 0, 0)
+    assert export["max_logit_difference"] <= 1e-4
+    assert export["loss"] == pytest.approx(found["ptq"]["rtn_mse"]["loss"], rel=1e-5)
+    assert export["engine"].startswith("transformers ")
+    assert found["ptq"]["rtn_mse"]["of"] == "base"
+    assert (made_by_ptq / "exports" / "compressed_tensors" / "config.json").is_file()
+    assert (made_by_ptq / "quantized" / "manifest.json").is_file()
+
+
+def test_ptq_fails_when_an_export_is_not_the_checkpoint(
+    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = export_stage.parity
+
+    def changed(checkpoint: Any, modules: Any, *rest: Any) -> Any:
+        next(iter(modules.values())).grid.codes[0, 0] ^= 1
+        return parity(checkpoint, modules, *rest)
+
+    monkeypatch.setattr(export_stage, "parity", changed)
+    line = error_of(capsys, 1, "ptq", *llama, f"run_dir={tmp_path / 'run'}")
+    assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
+    assert metrics(tmp_path / "run")["exports"]["compressed_tensors"]["mismatched_codes"] == 1
+
+
+@pytest.mark.parametrize("stage", ["write", "validate"])
+def test_a_ptq_on_a_full_disk_leaves_nothing(
+    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_stage, stage, full)
+    assert "no disk space left" in error_of(capsys, 2, "ptq", *llama, f"run_dir={tmp_path / 'run'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "train", "ptq"])
+def test_gpt2_is_quantized_without_an_export(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = [*small, "model.architecture={model_type: gpt2}", f"run_dir={tmp_path / 'run'}"]
+    line = error_of(capsys, 2, command, *words)
+    assert "Conv1D" in line
+    assert line.endswith("run without an export: export=[]")
+    assert not (tmp_path / "run").exists()
+    assert main([command, *words, "export=[]"]) == 0
+    assert (tmp_path / "run" / "quantized").is_dir()
+    assert not (tmp_path / "run" / "exports").exists()
+
+
+def test_evaluate_calls_a_ptq_model_what_it_is(run: Path) -> None:
+    assert main(["evaluate", f"run={run}"]) == 0
+    found = metrics(run, "evaluate.json")
+    assert found["qat"] is None
+    assert found["ptq"] == metrics(run)["ptq"]
+    assert found["float"] == metrics(run)["float"]
+
+
+@pytest.mark.parametrize("word", ["evaluate.blocks=1", "trainer.block_size=16", "seed=5", "data.add_eos=false"])
+def test_validate_on_other_text_stores_nothing(run: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    before = (run / "metrics.json").read_bytes()
+    assert main(["validate", f"run={run}", word]) == 0
+    assert (run / "metrics.json").read_bytes() == before
+    printed = capsys.readouterr().out
+    assert "compressed_tensors" in printed
+    assert f"not stored in {run / 'metrics.json'}, since it was measured with {word.split('=')[0]}=" in printed
+
+
+def test_validate_on_the_same_text_stores_what_it_finds(run: Path) -> None:
+    before = metrics(run)
+    (run / "metrics.json").write_text(json.dumps({**before, "exports": {}}))
+    assert main(["validate", f"run={run}", "evaluate.batch_size=8"]) == 0
+    assert metrics(run)["exports"] == before["exports"]
+
+
+def test_a_float_training_has_no_quantized_model(
+    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "float"
+    assert main(["train", *llama, "~scheme", f"run_dir={folder}"]) == 0
+    for command in ("evaluate", "validate", "export"):
+        line = error_of(capsys, 2, command, f"run={folder}")
+        assert line.endswith(f"score its float model with: qat evaluate model=hf model.path={folder / 'model'}")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "validate"])
+def test_another_model_is_not_compared_with_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = error_of(capsys, 2, command, f"run={run}", "model.architecture={model_type: mistral}")
+    assert f"is not the model that {run} quantized: its model_type is mistral, there it is llama" in line
+    assert not (run / "evaluate.json").exists()
+
+
+def test_validate_needs_an_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no export is picked" in error_of(capsys, 2, "validate", f"run={run}", "export=[]")

@@ -1,0 +1,58 @@
+"""Folders that are finished or absent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qat.errors import InputError
+from qat.paths import publish, temporary_beside
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def left(folder: Path, name: str) -> Path:
+    """A folder with a file in it, as a killed process leaves it."""
+    path = folder / name
+    path.mkdir()
+    (path / "half").write_text("x")
+    return path
+
+
+def test_what_a_dead_process_left_for_the_same_folder_is_removed(tmp_path: Path, dead: int) -> None:
+    host, final = socket.gethostname(), tmp_path / "quantized"
+    stale = left(tmp_path, f".quantized.{host}.{dead}.tmp")
+    kept = [
+        left(tmp_path, f".quantized.{host}.{os.getppid()}.tmp"),  # of a process that lives
+        left(tmp_path, f".quantized.elsewhere.{dead}.tmp"),  # of another host
+        left(tmp_path, f".model.{host}.{dead}.tmp"),  # for another folder
+        left(tmp_path, f".quantized.{host}.x{dead}.tmp"),  # not our pattern
+        left(tmp_path, f"quantized.{host}.{dead}.tmp"),
+    ]
+    temporary = temporary_beside(final)
+    assert not stale.exists()
+    assert all((path / "half").is_file() for path in kept)
+    assert list(temporary.iterdir()) == []
+    publish(temporary, final)
+    assert final.is_dir()
+
+
+def test_a_second_attempt_of_the_same_process_starts_empty(tmp_path: Path) -> None:
+    (temporary_beside(tmp_path / "new" / "model") / "half").write_text("x")
+    assert list(temporary_beside(tmp_path / "new" / "model").iterdir()) == []
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        temporary_beside(tmp_path)
