@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line_with_exit_code_2(
     [
         (InputError("bad\n  input"), 2, "qat: error: bad input"),
         (RunError("it failed"), 1, "qat: error: it failed"),
-        (OSError(errno.ENOSPC, "No space left on device", "out.bin"), 1, "no disk space left at out.bin"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.bin"), 2, "no disk space left at out.bin"),
         (KeyboardInterrupt(), 130, "qat: interrupted"),
     ],
 )
