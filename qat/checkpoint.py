@@ -3,7 +3,7 @@
 Files of a checkpoint folder::
 
     model.safetensors    <module>.weight.codes int8, .weight.scale, .weight.zero_point, <module>.input.scale, ...,
-                         and every unquantized tensor under its own name
+                         and every unquantized tensor under its own name; above 5 GB in shards with an index
     config.json          the model's own configuration; `dtype` is that of the unquantized tensors
     generation_config.json  stop tokens and sampling defaults, of a model that generates
     manifest.json        format version, scheme, grid of every module, ties, sha256 of every file
@@ -12,17 +12,16 @@ Files of a checkpoint folder::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from compressed_tensors.quantization import QuantizationScheme
 from torch import Tensor, nn
 
 from qat.convert import check_final
@@ -33,58 +32,25 @@ from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
 from qat.paths import publish, temporary_beside
+from qat.quantized import Deferred, Lazy, QuantizedWeight, on_meta
 from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
+from qat.tensor_files import TensorFolder, sha256, write_tensors
 
 FORMAT_VERSION = 1
-TENSORS = "model.safetensors"
+MAX_SHARD_SIZE = "5GB"
 MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
-
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """One quantized module.
-
-    Attributes:
-        grid: codes and scale of the weight, [out, in] (or [vocabulary, features] of an embedding).
-        scheme: what the module was quantized to, any group fallback applied.
-        kind: ``Linear`` or ``Embedding``.
-        input_scale: scale of a static input activation, float32 [1], or None.
-        input_zero_point: its zero point, int8 [1], or None.
-    """
-
-    grid: Grid
-    scheme: QuantizationScheme
-    kind: str
-    input_scale: Tensor | None = None
-    input_zero_point: Tensor | None = None
-
-    @property
-    def args(self) -> QuantizationArgs:
-        """Bits, symmetry and strategy of the weight."""
-        assert self.scheme.weights is not None
-        return self.scheme.weights
-
-
-@dataclass(frozen=True)
-class ReadModule:
-    """The numbers of one quantized module as an exporter reads them back.
-
-    Attributes:
-        grid: codes and scale of the weight, shaped as those of :class:`QuantizedWeight`.
-        input_scale: scale of a static input activation; None where the file has none.
-        input_zero_point: its zero point, or None.
-    """
-
-    grid: Grid
-    input_scale: Tensor | None = None
-    input_zero_point: Tensor | None = None
+WEIGHT_PARTS = ("weight.codes", "weight.scale", "weight.zero_point")
+INPUT_PARTS = ("input.scale", "input.zero_point")
 
 
 @dataclass
 class QuantizedCheckpoint:
     """What was trained, in integers.
+
+    Of a model that does not fit in memory both mappings are lazy: they give one tensor at a time, see
+    :mod:`qat.quantized`. A checkpoint that was loaded is always so.
 
     Attributes:
         weights: module name -> its integers. Modules that share a weight share one entry: the first name.
@@ -97,8 +63,8 @@ class QuantizedCheckpoint:
         generation_config: the model's ``generation_config.json`` (stop tokens); None where it has none.
     """
 
-    weights: dict[str, QuantizedWeight]
-    rest: dict[str, Tensor]
+    weights: Mapping[str, QuantizedWeight]
+    rest: Mapping[str, Tensor]
     scheme: Scheme
     config: dict[str, Any]
     task: str = "causal_lm"
@@ -151,8 +117,9 @@ class QuantizedCheckpoint:
         """Bytes of the model at its own widths: codes packed to their bits, scales, zero points and the rest."""
         total = sum(tensor.nbytes for tensor in self.rest.values())
         for entry in self.weights.values():
-            total += entry.grid.scale.nbytes
-            for integers in (entry.grid.codes, entry.grid.zero_point):
+            layout = entry.layout
+            total += layout.scale.nbytes
+            for integers in (layout.codes, layout.zero_point):
                 if integers is not None:
                     total += (integers.numel() * entry.args.num_bits + 7) // 8
         return total
@@ -177,10 +144,11 @@ class QuantizedCheckpoint:
     def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
             save_tokenizer(tokenizer, temporary)
-        save_file(self._tensors(), temporary / TENSORS, metadata={"format": "pt"})
+        layout = {name: tensor.to("meta") for name, tensor in self._tensors(numbers=False)}
+        write_tensors(temporary, layout, self._tensors(), MAX_SHARD_SIZE)
         (temporary / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
         self.write_generation_config(temporary)
-        files = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         manifest = {
             "format_version": FORMAT_VERSION,
             "task": self.task,
@@ -209,41 +177,30 @@ class QuantizedCheckpoint:
             InputError: see :func:`verify`.
         """
         manifest = verify(directory)
-        try:
-            tensors = load_file(directory / TENSORS)
-        except SafetensorError as error:
-            raise InputError(f"{directory / TENSORS} is not a safetensors file: {error}") from None
-        weights = {}
+        tensors = TensorFolder(directory)
+        weights: dict[str, QuantizedWeight] = {}
+        parts: set[str] = set()
         for name, entry in manifest["modules"].items():
-            grid = Grid(
-                tensors.pop(f"{name}.weight.codes"),
-                tensors.pop(f"{name}.weight.scale"),
-                tensors.pop(f"{name}.weight.zero_point", None),
-            )
-            weights[name] = QuantizedWeight(
-                grid,
-                QuantizationScheme(**entry["scheme"]),
-                entry["kind"],
-                tensors.pop(f"{name}.input.scale", None),
-                tensors.pop(f"{name}.input.zero_point", None),
-            )
+            numbers = Deferred(on_meta(_read_grid(tensors, name)), partial(_read_grid, tensors, name))
+            scheme = QuantizationScheme(**entry["scheme"])
+            inputs = (tensors.get(f"{name}.{part}") for part in INPUT_PARTS)
+            weights[name] = QuantizedWeight(numbers, scheme, entry["kind"], *inputs)
+            parts.update(f"{name}.{part}" for part in WEIGHT_PARTS + INPUT_PARTS)
+        rest = Lazy({name: partial(tensors.__getitem__, name) for name in tensors if name not in parts})
         config = json.loads((directory / "config.json").read_text())
         generation = json.loads((directory / GENERATION).read_text()) if GENERATION in manifest["files"] else None
-        scheme, task = Scheme(**manifest["scheme"]), manifest["task"]
-        return cls(weights, tensors, scheme, config, task, manifest["tied"], manifest["conv1d"], generation)
+        whole, task = Scheme(**manifest["scheme"]), manifest["task"]
+        return cls(weights, rest, whole, config, task, manifest["tied"], manifest["conv1d"], generation)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {name: tensor.contiguous() for name, tensor in self.rest.items()}
+    def _tensors(self, numbers: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the files with its name, one module at a time; without numbers only the layouts."""
+        yield from self.rest.items()
         for name, entry in self.weights.items():
-            parts = {
-                "weight.codes": entry.grid.codes,
-                "weight.scale": entry.grid.scale,
-                "weight.zero_point": entry.grid.zero_point,
-                "input.scale": entry.input_scale,
-                "input.zero_point": entry.input_zero_point,
-            }
-            tensors |= {f"{name}.{part}": t.contiguous() for part, t in parts.items() if t is not None}
-        return tensors
+            grid = entry.grid if numbers else entry.layout
+            parts = (grid.codes, grid.scale, grid.zero_point, entry.input_scale, entry.input_zero_point)
+            for part, tensor in zip(WEIGHT_PARTS + INPUT_PARTS, parts, strict=True):
+                if tensor is not None:
+                    yield f"{name}.{part}", tensor
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -267,7 +224,7 @@ def verify(directory: Path) -> dict[str, Any]:
             raise InputError(f"{path} names '{name}', which is not a file of its own folder")
         if not (directory / name).is_file():
             raise InputError(f"{directory / name} is missing; make the checkpoint again")
-        if _sha256(directory / name) != digest:
+        if sha256(directory / name) != digest:
             raise InputError(f"{directory / name} is damaged: its sha256 is not the manifest's; make it again")
     return manifest
 
@@ -291,6 +248,8 @@ def _on_cpu(grid: Grid) -> Grid:
     return Grid(grid.codes.cpu(), grid.scale.cpu(), None if grid.zero_point is None else grid.zero_point.cpu())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_grid(tensors: TensorFolder, name: str) -> Grid:
+    codes, scale, zero_point = (tensors.get(f"{name}.{part}") for part in WEIGHT_PARTS)
+    if codes is None or scale is None:
+        raise InputError(f"{tensors.directory} lacks the integers of {name}; make the checkpoint again")
+    return Grid(codes, scale, zero_point)

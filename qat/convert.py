@@ -9,7 +9,7 @@ every other pair                            IntxUnpackedToInt8Tensor   the train
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor, PerRow
 from torchao.quantization.qat import FakeQuantizedEmbedding, FakeQuantizedLinear
 from torchao.quantization.quant_primitives import MappingType
@@ -41,11 +41,11 @@ def convert_module(module: nn.Module) -> nn.Module:
     grid = quantizer.grid(module.weight)
     if isinstance(module, FakeQuantizedEmbedding):
         plain: nn.Module = module.to_embedding()
-        weight = _intx_tensor(grid, quantizer, module.weight)
+        weight = intx_tensor(grid, quantizer.args.num_bits, module.weight.dtype)
     elif activation is not None and _is_int8_by_int8(quantizer, activation):
-        plain, weight = module.to_linear(), _int8_tensor(grid, module.weight)
+        plain, weight = module.to_linear(), int8_tensor(grid, module.weight.dtype)
     else:
-        weight = _intx_tensor(grid, quantizer, module.weight)
+        weight = intx_tensor(grid, quantizer.args.num_bits, module.weight.dtype)
         if activation is not None:
             module.weight_fake_quantizer = None
             module.weight = nn.Parameter(weight, requires_grad=False)
@@ -77,14 +77,27 @@ def _is_int8_by_int8(weights: FakeQuantizer, inputs: FakeQuantizer) -> bool:
     )
 
 
-def _int8_tensor(grid: Grid, weight: Tensor) -> Int8Tensor:
+def int8_tensor(grid: Grid, dtype: torch.dtype) -> Int8Tensor:
+    """The weight of an INT8 x INT8 product: symmetric, one scale a channel; input dynamic and symmetric a token.
+
+    Args:
+        grid: of up to 8 bits.
+        dtype: what the tensor shows as its own and computes its output in.
+    """
     kwargs = QuantizeTensorToInt8Kwargs(granularity=PerRow(), mapping_type=MappingType.SYMMETRIC)
-    block_size = [1, weight.shape[1]]
-    return Int8Tensor(grid.codes, grid.scale.float(), block_size, weight.dtype, act_quant_kwargs=kwargs)
+    block_size = [1, grid.codes.shape[1]]
+    return Int8Tensor(grid.codes, grid.scale.float(), block_size, dtype, act_quant_kwargs=kwargs)
 
 
-def _intx_tensor(grid: Grid, quantizer: FakeQuantizer, weight: Tensor) -> IntxUnpackedToInt8Tensor:
-    rows, columns = weight.shape
+def intx_tensor(grid: Grid, bits: int, dtype: torch.dtype) -> IntxUnpackedToInt8Tensor:
+    """A weight-only tensor of any bits and granularity.
+
+    Args:
+        grid: codes and scale.
+        bits: of the codes, 2 to 8.
+        dtype: what the tensor shows as its own and dequantizes to.
+    """
+    rows, columns = grid.codes.shape
     scale = grid.scale.float()
     scale = scale.reshape(1, 1) if scale.ndim == 1 else scale
     zero_point = torch.zeros_like(scale, dtype=torch.int8)
@@ -94,8 +107,8 @@ def _intx_tensor(grid: Grid, quantizer: FakeQuantizer, weight: Tensor) -> IntxUn
         qdata=grid.codes,
         scale=scale,
         zero_point=zero_point,
-        target_dtype=getattr(torch, f"int{quantizer.args.num_bits}"),
+        target_dtype=getattr(torch, f"int{bits}"),
         block_size=(rows // scale.shape[0], columns // scale.shape[1]),
-        dtype=weight.dtype,
+        dtype=dtype,
         activation_quantization=None,
     )

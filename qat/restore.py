@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.fake_quant.base import FakeQuantizeConfig, Layout
 from qat.fake_quant.dynamic import Dynamic
@@ -13,6 +13,7 @@ from qat.fake_quant.fixed import Fixed
 from qat.hosts import Host
 from qat.models.build import from_config
 from qat.prepare import make_host
+from qat.quantized import QuantizedWeight
 
 
 @torch.no_grad()

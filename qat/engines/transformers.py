@@ -31,7 +31,7 @@ from qat.evaluate.forward import evaluating, outputs
 from qat.export.compressed_tensors import read_modules
 from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config
 from qat.export.ct_tensors import decompress
-from qat.export.files import read_config
+from qat.export.folder import read_config
 from qat.models.build import AUTO_CLASSES, detect_task, quiet, reason, torch_dtype
 from qat.models.loaded import Dtype
 from qat.models.tokenizer import load_tokenizer
@@ -76,7 +76,7 @@ class TransformersEngine(Engine):
         """See the base class; the head is the one that ``architectures`` in ``config.json`` names."""
         directory = Path(directory)
         raw = read_config(directory)
-        self._how = "from_pretrained" if _loads_in_place(raw) else "assembled"
+        self._how = "from_pretrained" if self._loads_in_place(raw) else "assembled"
         plain = self._how == "from_pretrained"
         try:
             config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -103,6 +103,21 @@ class TransformersEngine(Engine):
         tokenizer: Any = load_tokenizer(self._directory)
         return generate.generate(model, tokenizer, [prompt], max_new_tokens)[0]
 
+    def _loads_in_place(self, raw: dict[str, Any]) -> bool:
+        """Whether transformers loads the file's own tensors, where it is exact."""
+        if CONFIG_KEY not in raw:
+            return True
+        packed = any(packs_zero_points(group) for group in parse_config(raw).config_groups.values())
+        return not packed and not raw[CONFIG_KEY].get("dequantize")
+
+    def _settle(self, model: PreTrainedModel) -> None:
+        """Finish what a plain load leaves for later."""
+        quantizer: Any = getattr(model, "hf_quantizer", None)
+        if quantizer is not None:
+            # It would happen on the first forward pass: do it here, where its progress bar is held back.
+            quantizer.compressor.decompress_model(model)
+            remove_dispatch(model)  # it ties the weights to the CPU: a later `to` would bring them back there
+
     def _from_pretrained(self, directory: Path) -> PreTrainedModel:
         model, info = AUTO_CLASSES[self.task].from_pretrained(
             directory,
@@ -115,14 +130,13 @@ class TransformersEngine(Engine):
         for problem in ("missing_keys", "unexpected_keys"):
             if names := sorted(info[problem]):
                 raise InputError(f"transformers reports {problem} in {directory}: {', '.join(names[:3])}")
-        # It would happen on the first forward pass: do it here, where its progress bar is held back.
-        model.hf_quantizer.compressor.decompress_model(model)
-        remove_dispatch(model)  # it ties the weights to the CPU: a later `to` would bring them back there
+        self._settle(model)
         assert isinstance(model, PreTrainedModel)
         return model
 
     def _assembled(self, directory: Path, config: PreTrainedConfig) -> PreTrainedModel:
-        quantization, modules, state = read_modules(directory)
+        quantization, modules, rest = read_modules(directory)
+        state = dict(rest)
         delattr(config, CONFIG_KEY)
         with no_init_weights():
             model = AUTO_CLASSES[self.task].from_config(config, dtype=torch_dtype(self.dtype))
@@ -130,7 +144,7 @@ class TransformersEngine(Engine):
         model.tie_weights()
         apply_quantization_config(model, quantization)
         for name, local in modules.items():
-            weight = decompress(local, group_of(quantization, name))
+            weight = decompress(dict(local), group_of(quantization, name))
             state |= {f"{name}.{part}": tensor for part, tensor in weight.items() if part != "weight_shape"}
         missing, unexpected = model.load_state_dict(state, strict=False)
         tied = {name for name in missing if _is_tied(model, name, state)}
@@ -139,12 +153,6 @@ class TransformersEngine(Engine):
         if (directory / GENERATION).is_file():
             model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
         return model
-
-
-def _loads_in_place(raw: dict[str, Any]) -> bool:
-    """Whether transformers loads the file's own tensors, where it is exact."""
-    packed = any(packs_zero_points(group) for group in parse_config(raw).config_groups.values())
-    return not packed and not raw[CONFIG_KEY].get("dequantize")
 
 
 def _is_tied(model: PreTrainedModel, name: str, state: dict[str, Tensor]) -> bool:

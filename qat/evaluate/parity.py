@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight, ReadModule
+from qat.checkpoint import QuantizedCheckpoint
 from qat.evaluate.forward import Forward, evaluating, outputs
+from qat.grid import Grid
+from qat.quantized import QuantizedWeight, ReadModule
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Parity:
 
     Attributes:
         tensors: quantized tensors of the checkpoint.
-        mismatched_codes: integers that differ.
+        mismatched_codes: integers that differ; of a format without integers, values that do.
         mismatched_zero_points: zero points of weights and static activations that differ.
         mismatched_scales: scales of both that differ in their bits; all of a tensor's where the dtype differs.
         missing: modules that the export lacks; every number of theirs counts as mismatched.
@@ -54,30 +56,43 @@ def parity(checkpoint: QuantizedCheckpoint, read: Mapping[str, ReadModule], acti
         activations: False for a format that holds weights only.
     """
     wanted = checkpoint.weights
-    names = sorted(wanted.keys() | read.keys())
-    pairs = [(_numbers(wanted.get(name), activations), _numbers(read.get(name), activations)) for name in names]
-
-    def total(*parts: str) -> int:
-        return sum(_differing(a.get(part), b.get(part)) for a, b in pairs for part in parts)
-
+    totals = dict.fromkeys(("codes", "zero_point", "scale"), 0)
+    for name in sorted(wanted.keys() | read.keys()):
+        a, b = _numbers(wanted, read, name, activations)
+        for part in a.keys() | b.keys():
+            totals[part.removeprefix("input_")] += _differing(a.get(part), b.get(part))
     return Parity(
         tensors=len(wanted),
-        mismatched_codes=total("codes"),
-        mismatched_zero_points=total("zero_point", "input_zero_point"),
-        mismatched_scales=total("scale", "input_scale"),
+        mismatched_codes=totals["codes"],
+        mismatched_zero_points=totals["zero_point"],
+        mismatched_scales=totals["scale"],
         missing=tuple(sorted(wanted.keys() - read.keys())),
         unexpected=tuple(sorted(read.keys() - wanted.keys())),
     )
 
 
-def _numbers(module: QuantizedWeight | ReadModule | None, activations: bool) -> dict[str, Tensor | None]:
-    if module is None:
-        return {}
-    grid = module.grid
-    numbers = {"codes": grid.codes, "scale": grid.scale, "zero_point": grid.zero_point}
-    if activations:
-        numbers |= {"input_scale": module.input_scale, "input_zero_point": module.input_zero_point}
-    return numbers
+_Numbers = dict[str, Tensor | None]
+
+
+def _numbers(
+    wanted: Mapping[str, QuantizedWeight], read: Mapping[str, ReadModule], name: str, activations: bool
+) -> tuple[_Numbers, _Numbers]:
+    """What is to be compared of one module, both sides; of a file without integers their values are."""
+    entry, module = wanted.get(name), read.get(name)
+    sides: tuple[_Numbers, _Numbers] = ({}, {})
+    weights = (None if entry is None else entry.grid, None if module is None else module.weight)
+    values_only = isinstance(weights[1], Tensor)
+    for numbers, weight, owner in zip(sides, weights, (entry, module), strict=True):
+        if isinstance(weight, Grid):
+            if values_only:
+                numbers["codes"] = weight.value()
+            else:
+                numbers |= {"codes": weight.codes, "scale": weight.scale, "zero_point": weight.zero_point}
+        elif weight is not None:
+            numbers["codes"] = weight.float()
+        if owner is not None and activations:
+            numbers |= {"input_scale": owner.input_scale, "input_zero_point": owner.input_zero_point}
+    return sides
 
 
 def _differing(a: Tensor | None, b: Tensor | None) -> int:

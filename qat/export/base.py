@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from qat.checkpoint import QuantizedCheckpoint, ReadModule
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import DiskFull, InputError, is_disk_full
 from qat.paths import publish, temporary_beside
+from qat.quantized import ReadModule
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -56,7 +58,7 @@ class Exporter(ABC):
         """Bytes that the weight files will need."""
 
     @abstractmethod
-    def read(self, directory: Path) -> dict[str, ReadModule]:
+    def read(self, directory: Path) -> Mapping[str, ReadModule]:
         """Read the numbers of every quantized module back from the files, by full module name."""
 
     def write(self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None) -> None:
@@ -80,10 +82,10 @@ class Exporter(ABC):
             free = shutil.disk_usage(temporary).free
             if free < needed:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            self.write_files(checkpoint, temporary)
             checkpoint.write_generation_config(temporary)
             if tokenizer_dir is not None:
                 copy_side_files(Path(tokenizer_dir), temporary)
+            self.write_files(checkpoint, temporary)
             publish(temporary, directory)
         except Exception as error:
             if not is_disk_full(error):

@@ -17,45 +17,29 @@ What transformers 5.23 with compressed-tensors 0.20 makes of the files (measured
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationConfig
-from huggingface_hub import save_torch_state_dict, split_torch_state_dict_into_shards
 from torch import Tensor
 
-from qat.checkpoint import QuantizedCheckpoint, ReadModule
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
-from qat.export.base import Exporter
 from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config, quantization_config
-from qat.export.ct_tensors import compress, compressed_bytes, decompress, to_grid, unpackable
-from qat.export.files import read_config, read_tensors
+from qat.export.ct_tensors import compress, decompress, to_grid, unpackable
+from qat.export.folder import FolderExporter, read_config
+from qat.quantized import Lazy, QuantizedWeight, ReadModule
+from qat.tensor_files import TensorFolder
 
 
 @dataclass(frozen=True)
-class CompressedTensorsExporter(Exporter):
-    """``pack-quantized`` and ``int-quantized`` files with config and tokenizer beside them.
-
-    Args:
-        max_shard_size: larger weights are split into files of at most this size, with an index; like "5GB".
-
-    Raises:
-        InputError: a size that cannot be read.
-    """
-
-    max_shard_size: str = "5GB"
-
-    def __post_init__(self) -> None:
-        try:
-            split_torch_state_dict_into_shards({}, max_shard_size=self.max_shard_size)
-        except ValueError:
-            raise InputError(
-                f"max_shard_size '{self.max_shard_size}' is no size; write a number with KB, MB, GB or TB"
-            ) from None
+class CompressedTensorsExporter(FolderExporter):
+    """``pack-quantized`` and ``int-quantized`` files with config and tokenizer beside them."""
 
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """See the base class and the list at the top of this file."""
@@ -68,7 +52,7 @@ class CompressedTensorsExporter(Exporter):
             if not unpackable(entry):
                 raise InputError(
                     f"compressed_tensors cannot hold {name}: the library fails to unpack grouped 4-bit zero "
-                    f"points of {len(entry.grid.codes)} rows (9 are needed); make it symmetric or ignore it"
+                    f"points of {entry.shape[0]} rows (9 are needed); make it symmetric or ignore it"
                 )
         if _has_embedding(checkpoint) and not _is_one_weight_only_group(quantization_config(checkpoint)):
             raise InputError(
@@ -77,55 +61,53 @@ class CompressedTensorsExporter(Exporter):
                 "every module one scheme"
             )
 
-    def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
-        """Write ``config.json`` and the weights."""
-        config = {**checkpoint.config, CONFIG_KEY: _config_entry(checkpoint)}
-        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        tensors = dict(checkpoint.rest)
-        for name, entry in checkpoint.weights.items():
-            tensors |= {f"{name}.{local}": tensor for local, tensor in compress(entry).items()}
-        save_torch_state_dict(tensors, directory, max_shard_size=self.max_shard_size)
+    def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
+        """The model's own, with a ``quantization_config``."""
+        return {**checkpoint.config, CONFIG_KEY: _config_entry(checkpoint)}
 
-    def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:
-        """Bytes of all tensors as they will lie in the files."""
-        rest = sum(tensor.nbytes for tensor in checkpoint.rest.values())
-        return rest + sum(compressed_bytes(entry) for entry in checkpoint.weights.values())
+    def module_tensors(self, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
+        """See :func:`qat.export.ct_tensors.compress`."""
+        return {f"{name}.{local}": tensor for local, tensor in compress(entry).items()}
 
-    def read(self, directory: Path) -> dict[str, ReadModule]:
-        """Read every module with compressed-tensors' own code.
+    def read(self, directory: Path) -> Mapping[str, ReadModule]:
+        """Every module as compressed-tensors' own code reads it.
 
         Raises:
             InputError: a file that is missing or damaged.
-            RunError: compressed-tensors decompresses a module to other values than its integers have.
+            RunError: at access: compressed-tensors decompresses a module to other values than its integers have.
         """
         config, modules, _ = read_modules(Path(directory))
-        read = {}
-        for name, local in modules.items():
-            scheme = group_of(config, name)
-            grid = to_grid(local, scheme)
-            if not torch.equal(decompress(local, scheme)["weight"], grid.value()):
-                raise RunError(f"{name}: compressed-tensors makes other values of it than its integers have")
-            read[name] = ReadModule(grid, local.get("input_scale"), local.get("input_zero_point"))
-        return read
+        return Lazy({name: partial(_read_module, config, name, local) for name, local in modules.items()})
 
 
 def read_modules(
     directory: Path,
-) -> tuple[QuantizationConfig, dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+) -> tuple[QuantizationConfig, Mapping[str, Mapping[str, Tensor]], Mapping[str, Tensor]]:
     """Read an export: its config, the quantized modules' tensors by local name, and all other tensors.
 
     Raises:
         InputError: no compressed-tensors export, or a file that is missing or damaged.
     """
     config = parse_config(read_config(directory))
-    rest = read_tensors(directory)
-    names = [name.removesuffix(".weight_scale") for name in rest if name.endswith(".weight_scale")]
-    modules: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for name in list(rest):
+    tensors = TensorFolder(directory)
+    names = [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]
+    modules: dict[str, dict[str, Callable[[], Tensor]]] = {name: {} for name in names}
+    rest = {}
+    for name in tensors:
         module, _, local = name.rpartition(".")
         if module in modules and (local == "weight" or local.startswith(("weight_", "input_"))):
-            modules[module][local] = rest.pop(name)
-    return config, modules, rest
+            modules[module][local] = partial(tensors.__getitem__, name)
+        else:
+            rest[name] = partial(tensors.__getitem__, name)
+    return config, {name: Lazy(local) for name, local in modules.items()}, Lazy(rest)
+
+
+def _read_module(config: QuantizationConfig, name: str, tensors: Mapping[str, Tensor]) -> ReadModule:
+    scheme, local = group_of(config, name), dict(tensors)
+    grid = to_grid(local, scheme)
+    if not torch.equal(decompress(local, scheme)["weight"], grid.value()):
+        raise RunError(f"{name}: compressed-tensors makes other values of it than its integers have")
+    return ReadModule(grid, local.get("input_scale"), local.get("input_zero_point"))
 
 
 def _config_entry(checkpoint: QuantizedCheckpoint) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from compressed_tensors.utils.match import match_name
 from pydantic import ValidationError
 from torch import nn
 
-from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
+from qat.quantized import QuantizedWeight
 
 CONFIG_KEY = "quantization_config"
 

@@ -4,49 +4,38 @@ from __future__ import annotations
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32, unpack_from_int32
+from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationScheme
 from torch import Tensor
 
-from qat.checkpoint import QuantizedWeight
 from qat.export.ct_config import module_scheme, packs_zero_points
+from qat.export.pack import pack_codes
 from qat.grid import Grid
+from qat.quantized import QuantizedWeight
 
 
 def compress(entry: QuantizedWeight) -> dict[str, Tensor]:
-    """What the file holds of one module: its integers as they are, packed by the library's own function."""
+    """What the file holds of one module: its integers as they are, packed where the format packs them.
+
+    On the meta device (:meth:`~qat.quantized.QuantizedWeight.without_numbers`) only shapes and dtypes.
+    """
     scheme, grid, bits = module_scheme(entry), entry.grid, entry.args.num_bits
     zero_point = grid.zero_point
     if zero_point is not None and packs_zero_points(scheme):
-        zero_point = pack_to_int32(zero_point, bits, 0)
-    small = {
+        zero_point = pack_codes(zero_point.t(), bits).t().clone(memory_format=torch.contiguous_format)
+    local = {
         "weight_scale": grid.scale,
         "weight_zero_point": zero_point,
         "input_scale": entry.input_scale,
         "input_zero_point": entry.input_zero_point,
     }
-    # Cloned: of tensors that share memory the writer keeps one, and it refuses a view of larger memory.
-    local = {name: tensor.clone() for name, tensor in small.items() if tensor is not None}
     if scheme.format == CompressionFormat.pack_quantized:
-        packed = pack_to_int32(grid.codes, bits).clone()
-        return {**local, "weight_packed": packed, "weight_shape": torch.tensor(grid.codes.shape)}
-    return {**local, "weight": grid.codes}
-
-
-def compressed_bytes(entry: QuantizedWeight) -> int:
-    """Bytes of :func:`compress`'s tensors, without packing anything."""
-    scheme, grid, bits = module_scheme(entry), entry.grid, entry.args.num_bits
-    rows, columns = grid.codes.shape
-    total = grid.scale.nbytes
-    if scheme.format == CompressionFormat.pack_quantized:
-        total += rows * _word_bytes(columns, bits) + 2 * torch.int64.itemsize
+        local["weight_packed"] = pack_codes(grid.codes, bits)
+        local["weight_shape"] = torch.tensor(grid.codes.shape)
     else:
-        total += grid.codes.nbytes
-    if grid.zero_point is not None:
-        packed = packs_zero_points(scheme)
-        total += grid.scale.shape[-1] * _word_bytes(rows, bits) if packed else grid.zero_point.nbytes
-    return total + sum(t.nbytes for t in (entry.input_scale, entry.input_zero_point) if t is not None)
+        local["weight"] = grid.codes
+    return {name: tensor for name, tensor in local.items() if tensor is not None}
 
 
 def to_grid(local: dict[str, Tensor], scheme: QuantizationScheme) -> Grid:
@@ -90,11 +79,6 @@ def unpackable(entry: QuantizedWeight) -> bool:
 
     It views 4-bit words as bytes, which torch refuses for a single row of words of several groups.
     """
-    grid, bits = entry.grid, entry.args.num_bits
-    one_word = packs_zero_points(module_scheme(entry)) and len(grid.codes) * bits <= 32
-    return not (one_word and bits == 4 and grid.scale.shape[-1] > 1)
-
-
-def _word_bytes(count: int, bits: int) -> int:
-    """Bytes of the int32 words that hold ``count`` codes back to back."""
-    return -(-count * bits // 32) * torch.int32.itemsize
+    layout, bits = entry.layout, entry.args.num_bits
+    one_word = packs_zero_points(module_scheme(entry)) and len(layout.codes) * bits <= 32
+    return not (one_word and bits == 4 and layout.scale.shape[-1] > 1)

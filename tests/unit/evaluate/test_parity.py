@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from qat.checkpoint import ReadModule
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.grid import Grid
+from qat.quantized import QuantizedWeight, ReadModule
 
 
 def grid(**changes) -> Grid:
@@ -25,7 +25,7 @@ def modules(**grids: Grid) -> dict[str, ReadModule]:
 
 
 def checkpoint(**grids: Grid):
-    return SimpleNamespace(weights=modules(**grids))
+    return SimpleNamespace(weights={name: QuantizedWeight(value, None, "Linear") for name, value in grids.items()})
 
 
 def test_equal_grids_are_exact():
@@ -70,7 +70,7 @@ def test_scales_are_compared_in_their_bits():
     ],
 )
 def test_static_activations_are_compared_where_the_format_holds_them(scale, zero_point, counts):
-    wanted = ReadModule(grid(), torch.tensor([0.5]), torch.tensor([3], dtype=torch.int8))
+    wanted = QuantizedWeight(grid(), None, "Linear", torch.tensor([0.5]), torch.tensor([3], dtype=torch.int8))
     frozen, read = SimpleNamespace(weights={"a": wanted}), {"a": ReadModule(grid(), scale, zero_point)}
     result = parity(frozen, read)
     assert (result.mismatched_zero_points, result.mismatched_scales) == counts

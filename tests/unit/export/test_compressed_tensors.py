@@ -11,12 +11,13 @@ from compressed_tensors.quantization import QuantizationConfig, QuantizationSche
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from qat.checkpoint import QuantizedCheckpoint, QuantizedWeight
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.evaluate.parity import Parity, parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.ct_tensors import compress
 from qat.grid import Grid, qrange
+from qat.quantized import QuantizedWeight
 from qat.scheme import Scheme
 
 ROWS, COLUMNS, GROUP = 10, 40, 8  # neither is a multiple of 32, so no int32 word ends with a row

@@ -171,7 +171,8 @@ def test_validate_finds_a_changed_code(
     parity = export_stage.parity
 
     def changed(checkpoint: Any, read: Any, activations: bool) -> Any:
-        next(iter(read.values())).grid.codes[0, 0] ^= 1
+        read = dict(read)
+        next(iter(read.values())).weight.codes[0, 0] ^= 1
         return parity(checkpoint, read, activations)
 
     monkeypatch.setattr(export_stage, "parity", changed)

@@ -91,9 +91,9 @@ def test_other_logits_are_only_reported_elsewhere(tmp_path: Path, scheme: str, e
 
 def test_other_numbers_and_modules_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = written(frozen("w4a16_g32"), tmp_path)
-    read = CompressedTensorsExporter().read(tmp_path / "exports" / "packed")
+    read = dict(CompressedTensorsExporter().read(tmp_path / "exports" / "packed"))
     read["model.layers.7.self_attn.q_proj"] = read.pop("model.layers.0.self_attn.q_proj")
-    read["model.layers.0.self_attn.k_proj"].grid.codes[0, 0] ^= 1
+    read["model.layers.0.self_attn.k_proj"].weight.codes[0, 0] ^= 1
     monkeypatch.setattr(CompressedTensorsExporter, "read", lambda *_: read)
     q_proj = 2 * 64 * 64
     with pytest.raises(RunError) as raised:

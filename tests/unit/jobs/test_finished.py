@@ -76,7 +76,8 @@ def test_ptq_fails_when_an_export_is_not_the_checkpoint(
     parity = export_stage.parity
 
     def changed(checkpoint: Any, modules: Any, *rest: Any) -> Any:
-        next(iter(modules.values())).grid.codes[0, 0] ^= 1
+        modules = dict(modules)
+        next(iter(modules.values())).weight.codes[0, 0] ^= 1
         return parity(checkpoint, modules, *rest)
 
     monkeypatch.setattr(export_stage, "parity", changed)

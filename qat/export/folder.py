@@ -1,0 +1,90 @@
+"""What the formats share that are a Hugging Face folder: ``config.json`` and safetensors, written tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.errors import InputError
+from qat.export.base import Exporter
+from qat.quantized import QuantizedWeight
+from qat.tensor_files import parse_size, read_json, write_tensors
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class FolderExporter(Exporter):
+    """A format of which transformers reads ``config.json`` and safetensors files.
+
+    Args:
+        max_shard_size: larger weights are split into files of at most this size, with an index; like "5GB".
+
+    Raises:
+        InputError: a size that cannot be read.
+    """
+
+    max_shard_size: str = "5GB"
+
+    def __post_init__(self) -> None:
+        try:
+            parse_size(self.max_shard_size)
+        except InputError as error:
+            raise InputError(f"max_shard_size {error}") from None
+
+    @abstractmethod
+    def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
+        """The ``config.json`` of the export."""
+
+    @abstractmethod
+    def module_tensors(self, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
+        """The tensors of one quantized module by full name.
+
+        Called with :meth:`~qat.quantized.QuantizedWeight.without_numbers` first, to plan the files: it then gives
+        tensors on the meta device, of the shapes and dtypes that come later.
+        """
+
+    def rest_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """An unquantized tensor as the file holds it; as it is, unless a format says otherwise."""
+        return tensor
+
+    def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
+        """Write ``config.json`` and the weights."""
+        text = json.dumps(self.config(checkpoint), indent=2, sort_keys=True)
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+        write_tensors(directory, dict(self._layout(checkpoint)), self._tensors(checkpoint), self.max_shard_size)
+
+    def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:
+        """Bytes of all tensors as they will lie in the files."""
+        return sum(tensor.nbytes for _, tensor in self._layout(checkpoint))
+
+    def _layout(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in checkpoint.rest.items():
+            yield name, self.rest_tensor(name, tensor.to("meta"))
+        for name, entry in checkpoint.weights.items():
+            for full, tensor in self.module_tensors(name, entry.without_numbers()).items():
+                yield full, tensor.to("meta")
+
+    def _tensors(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in checkpoint.rest.items():
+            yield name, self.rest_tensor(name, tensor)
+        for name, entry in checkpoint.weights.items():
+            yield from self.module_tensors(name, entry).items()
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder.
+
+    Raises:
+        InputError: it is missing or no JSON object.
+    """
+    if not (directory / CONFIG).is_file():
+        raise InputError(f"{directory} is no model folder: it has no {CONFIG}")
+    return read_json(directory / CONFIG)
