@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from qat.convert import check_final
 from qat.errors import InputError, RunError
+from qat.fake_quant import FakeQuantizer
 from qat.grid import Grid
-from qat.hosts import hosts, quantizers, uncalibrated
+from qat.hosts import Host, hosts, quantizers, uncalibrated
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
@@ -102,8 +103,7 @@ class QuantizedCheckpoint:
             check_final(quantizer, name)
         if missing := uncalibrated(model):
             raise InputError(f"{missing[0]} has no range yet: calibrate static activations before freezing")
-        # A quantizer shared by tied weights has shared ranges; only the model's own ties are kept.
-        ties = [names for names in tied_groups(model) if "_fake_quantizer." not in names[0]]
+        ties = model_ties(model)
         followers = {name for group in ties for name in group[1:]}
         weights = {
             name: _freeze_host(name, host) for name, host in prepared.items() if f"{name}.weight" not in followers
@@ -229,13 +229,37 @@ def verify(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _freeze_host(name: str, host: Any) -> QuantizedWeight:
-    grid = host.weight_fake_quantizer.grid(host.weight)
-    if not torch.isfinite(host.weight).all():
+def model_ties(model: nn.Module) -> list[list[str]]:
+    """The ties of a prepared model's own parameters: a quantizer that tied weights share has shared ranges too."""
+    return [names for names in tied_groups(model) if "_fake_quantizer." not in names[0]]
+
+
+def finite_grid(name: str, quantizer: FakeQuantizer, weight: Tensor) -> Grid:
+    """The grid that ``quantizer`` rounds ``weight`` to, or some of its rows.
+
+    Raises:
+        RunError: a weight or a scale that is not finite; ``name`` is the module's.
+    """
+    grid = quantizer.grid(weight)
+    if not _is_finite(weight):
         raise RunError(f"{name}.weight holds numbers that are not finite; the checkpoint was not written")
-    if not torch.isfinite(grid.scale).all():
+    if not _is_finite(grid.scale):
         raise RunError(f"{name} has a scale that is not finite; the checkpoint was not written")
-    kind = "Embedding" if isinstance(host, nn.Embedding) else "Linear"
+    return grid
+
+
+def kind_of(host: Host) -> str:
+    """``Linear`` or ``Embedding``."""
+    return "Embedding" if isinstance(host, nn.Embedding) else "Linear"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A finite sum has finite terms, and is many times faster to compute; an infinite one may have them too."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _freeze_host(name: str, host: Any) -> QuantizedWeight:
+    grid, kind = finite_grid(name, host.weight_fake_quantizer, host.weight), kind_of(host)
     inputs = getattr(host, "activation_fake_quantizer", None)
     if inputs is None or inputs.args.dynamic:
         return QuantizedWeight(_on_cpu(grid), host.quantization_scheme, kind)

@@ -10,6 +10,7 @@ from pathlib import Path
 from qat.errors import InputError
 
 _PACKAGE = Path(__file__).resolve().parent
+_ASIDE = ".old"  # ends the name of a folder that is about to be replaced
 
 
 def _shipped(name: str) -> Path:
@@ -38,22 +39,28 @@ def cache_dir() -> Path:
     return Path(os.environ.get("QAT_CACHE") or Path.home() / ".cache" / "qat").expanduser()
 
 
-def temporary_beside(final: Path) -> Path:
+def temporary_beside(final: Path, overwrite: bool = False) -> Path:
     """A fresh, empty folder next to ``final`` to write into before :func:`publish`.
 
     One that a killed process left for the same ``final`` is removed. The name holds the host besides the process,
     since several hosts may write to one disk.
 
+    Args:
+        final: the folder that is to be.
+        overwrite: whether it may exist: it stays as it is until :func:`publish`.
+
     Raises:
-        InputError: if ``final`` exists already.
+        InputError: if ``final`` exists already and may not.
     """
-    if final.exists():
+    if final.exists() and not overwrite:
         raise InputError(f"{final} exists already; choose another folder or remove it first")
     prefix, suffix = f".{final.name}.{socket.gethostname()}.", ".tmp"
     for leftover in [*final.parent.iterdir()] if final.parent.is_dir() else []:
-        process = leftover.name.removeprefix(prefix).removesuffix(suffix)
-        ours = leftover.name == f"{prefix}{process}{suffix}" and process.isdecimal()
-        if ours and (int(process) == os.getpid() or not _is_alive(int(process))):
+        name = leftover.name.removesuffix(_ASIDE)
+        process = name.removeprefix(prefix).removesuffix(suffix)
+        ours = name == f"{prefix}{process}{suffix}" and process.isdecimal()
+        only_copy = leftover.name.endswith(_ASIDE) and not final.exists()
+        if ours and not only_copy and (int(process) == os.getpid() or not _is_alive(int(process))):
             shutil.rmtree(leftover, ignore_errors=True)
     temporary = final.parent / f"{prefix}{os.getpid()}{suffix}"
     temporary.mkdir(parents=True)
@@ -70,6 +77,20 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Rename a finished folder to its final name, so that a half-written one is never seen."""
-    os.replace(temporary, final)
+def publish(temporary: Path, final: Path, overwrite: bool = False) -> None:
+    """Rename a finished folder to its final name, so that a half-written one is never seen.
+
+    With ``overwrite`` a folder of that name is moved aside first and removed last; if the new one cannot take its
+    name, the old one gets it back.
+    """
+    if not (overwrite and final.exists()):
+        os.replace(temporary, final)
+        return
+    aside = temporary.with_name(f"{temporary.name}{_ASIDE}")
+    os.replace(final, aside)
+    try:
+        os.replace(temporary, final)
+    except BaseException:
+        os.replace(aside, final)
+        raise
+    shutil.rmtree(aside)

@@ -29,14 +29,23 @@ def unquantized(
     Raises:
         InputError: another dtype, or a parameter that is too large for it, which is named.
     """
+    state = model.state_dict()
+    dtypes = rest_dtypes(model, prepared, followers, dtype)
+    return {name: rounded(name, state[name].detach(), to).cpu().clone() for name, to in dtypes.items()}
+
+
+def rest_dtypes(
+    model: nn.Module, prepared: set[str], followers: set[str], dtype: torch.dtype | None
+) -> dict[str, torch.dtype | None]:
+    """Names of what :func:`unquantized` gives, with the dtype that each is rounded to; its arguments and errors."""
     if dtype not in (None, *DTYPES):
         raise InputError(f"rest_dtype is {dtype}; allowed are {', '.join(map(str, DTYPES))} and None")
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     weights = {f"{name}.weight" for name in prepared}
     own = tuple(f"{name}.{part}_fake_quantizer." for name in prepared for part in ("weight", "activation"))
     return {
-        name: _rounded(name, tensor.detach(), dtype if name in parameters else None).cpu().clone()
-        for name, tensor in model.state_dict().items()
+        name: dtype if name in parameters else None
+        for name in model.state_dict()
         if name not in weights and name not in followers and not name.startswith(own)
     }
 
@@ -61,14 +70,19 @@ def generation_config_of(model: nn.Module) -> dict[str, Any] | None:
     return None if config is None else dict(json.loads(config.to_json_string()))
 
 
-def _rounded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if dtype is None or not tensor.is_floating_point():
+def rounded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``tensor`` in ``dtype``; as it is where that is None or the tensor holds integers.
+
+    Raises:
+        InputError: a number that ``dtype`` is too small for.
+    """
+    if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
         return tensor
-    rounded = tensor.to(dtype)
-    if (rounded.isinf() & tensor.isfinite()).any():
+    result = tensor.to(dtype)
+    if (result.isinf() & tensor.isfinite()).any():
         largest = tensor[tensor.isfinite()].abs().max().item()
         raise InputError(
             f"{name} holds {largest:g}, and {str(dtype).removeprefix('torch.')} ends at {torch.finfo(dtype).max:g}; "
             "set rest_dtype=float32"
         )
-    return rounded
+    return result

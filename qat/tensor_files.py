@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from qat.errors import InputError, RunError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HEADER: Mapping[str, str] = MappingProxyType({"format": "pt"})
+"""Metadata of a file's header without which transformers does not load it."""
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -39,6 +42,10 @@ _NAMES = {
 class TensorFolder(Mapping[str, Tensor]):
     """Every tensor of ``model.safetensors``, or of the shards that its index names, read when it is asked for.
 
+    Attributes:
+        directory: where the files are.
+        metadata: what the headers of the files say, all in one.
+
     Args:
         directory: a folder of a model, a quantized checkpoint or an export.
 
@@ -48,9 +55,11 @@ class TensorFolder(Mapping[str, Tensor]):
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory)
+        self.metadata: dict[str, str] = {}
         self._file_of: dict[str, Path] = {}
         for file, promised in self._files().items():
-            names = set(_names_in(file))
+            names, metadata = _header_of(file)
+            self.metadata |= metadata
             if missing := promised - names:
                 raise InputError(f"{file} lacks {min(missing)}, which {INDEX} promises; write the folder again")
             self._file_of |= dict.fromkeys(sorted(promised or names), file)
@@ -86,6 +95,7 @@ def write_tensors(
     layout: Mapping[str, Tensor],
     tensors: Iterable[tuple[str, Tensor]],
     max_shard_size: str,
+    metadata: Mapping[str, str] = HEADER,
 ) -> None:
     """Write ``model.safetensors``, or shards and their index; each file is read again and compared.
 
@@ -94,8 +104,10 @@ def write_tensors(
         layout: every tensor on the meta device, in the order in which they come.
         tensors: the same names and tensors with their numbers.
         max_shard_size: such as ``5GB``.
+        metadata: of the header of every file.
 
     Raises:
+        InputError: ``max_shard_size`` is no size.
         RunError: a file does not read back as it was written, which is named.
     """
     shards = _split(layout, parse_size(max_shard_size))
@@ -104,7 +116,7 @@ def write_tensors(
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
         file_of |= dict.fromkeys(shard, file)
-        written = _write_file(directory / file, shard, arriving)
+        written = _write_file(directory / file, shard, arriving, metadata)
         if sha256(directory / file) != written:
             raise RunError(f"{directory / file} does not read back as it was written; check the disk")
     assert next(arriving, None) is None, "more tensors than the layout has"
@@ -162,19 +174,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _names_in(path: Path) -> list[str]:
+def _header_of(path: Path) -> tuple[set[str], dict[str, str]]:
+    """Names of the tensors in a file, and its metadata."""
     if not path.is_file():
         raise InputError(f"{path} is missing; write the folder again")
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            return set(file.keys()), file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); write the folder again") from None
 
 
-def _write_file(path: Path, layout: dict[str, Tensor], arriving: Iterator[tuple[str, Tensor]]) -> str:
+def _write_file(
+    path: Path, layout: dict[str, Tensor], arriving: Iterator[tuple[str, Tensor]], metadata: Mapping[str, str]
+) -> str:
     """Write one file and return the sha256 of what was written."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in layout.items():
         start, end = end, end + tensor.nbytes

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from qat.engines.isolated import build
 from qat.paths import assets_dir
 
 VOCABULARY = 100
@@ -51,3 +52,21 @@ def rows(run: Path) -> list[dict[str, str]]:
     """A run's ``metrics.csv`` without the one column that depends on the clock."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{key: row[key] for key in row if key != "tokens_per_second"} for row in csv.DictReader(file)]
+
+
+class InProcess:
+    """Stands in for ``qat.engines.isolated.Isolated`` where a process would only cost time: the engine itself."""
+
+    peak_memory_bytes = 1234
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._engine = build(config)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

@@ -12,6 +12,9 @@ from types import ModuleType
 from qat import jobs
 from qat.errors import InputError, nearest
 
+PLAIN = ("bench",)
+"""Commands that work on no recipe: their ``main(words)`` takes what was typed behind them."""
+
 
 def commands() -> dict[str, str]:
     """Every command with the first line of its module's docstring; nothing is imported."""
@@ -22,7 +25,8 @@ def commands() -> dict[str, str]:
 def load(command: str) -> ModuleType:
     """Import a command's module.
 
-    It has ``main(run, folder)`` and ``ACCEPTS``, which says whether it takes ``resume=`` or ``run=``.
+    It has ``main(run, folder)`` and ``ACCEPTS``, which says whether it takes ``resume=``,
+    ``run=``, ``overwrite=`` or ``stream=``.
 
     Raises:
         InputError: for an unknown command.
@@ -39,20 +43,20 @@ def check(command: str) -> None:
         raise InputError(f"there is no command '{command}'{hint} commands: {', '.join(known)}")
 
 
-def check_accepts(command: str, folders: Mapping[str, str | None]) -> None:
-    """Refuse ``resume`` or ``run`` where the command has no use for it.
+def check_accepts(command: str, given: Mapping[str, str | None]) -> None:
+    """Refuse ``resume``, ``run``, ``overwrite`` or ``stream`` where the command has no use for it.
 
     Args:
         command: name of the command.
-        folders: ``resume`` and ``run`` with the folders given for them, if any.
+        given: these keys with the values given for them, if any.
 
     Raises:
         InputError: naming the commands that take it.
     """
-    for key, folder in folders.items():
-        if folder is not None and key not in load(command).ACCEPTS:
+    for key, value in given.items():
+        if value is not None and key not in load(command).ACCEPTS:
             takers = [name for name in commands() if key in load(name).ACCEPTS]
-            raise InputError(f"{key}={folder} is not for qat {command}, but for qat {', '.join(takers)}")
+            raise InputError(f"{key}={value} is not for qat {command}, but for qat {', '.join(takers)}")
 
 
 def _summary(module: str) -> str:

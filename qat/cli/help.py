@@ -19,7 +19,9 @@ EXAMPLES = (
     ("qat run recipe=llama3_2_1b/w4a16_lsq 'data.train=[corpus/*.txt]'", "your model, your text"),
     ("qat train resume=outputs/demo/w4a16_lsq/latest", "go on after an interruption, bit for bit"),
     ("qat ptq model=hf model.path=models/my-llama scheme=w8a8", "quantize a model without training"),
-    ("qat export run=outputs/demo/w4a16_lsq/latest", "write the exports of a run of qat train"),
+    ("qat ptq model=hf model.path=models/llama-70b stream=true", "the same for a model larger than memory"),
+    ("qat export run=outputs/demo/w4a16_lsq/latest export=[gguf,onnx]", "write a finished run in other formats"),
+    ("qat validate run=outputs/demo/w4a16_lsq/latest engine=[vllm,llama_cpp]", "load its exports in real engines"),
     ("qat evaluate model=hf model.path=meta-llama/Llama-3.2-1B", "score a float model"),
     ("qat run recipe=demo/w4a16_lsq --cfg job", "show what would run"),
     ("qat train recipe=demo/w4a16_lsq optimizer.lr=1e-4,1e-3 --multirun", "sweep"),
@@ -39,21 +41,33 @@ KEYS = (
     ("+phase@schedule.warmup=float_warmup", "add a phase named warmup to the precision schedule"),
     ("+ptq@baseline.ptq.mse=rtn_mse", "compare with one more PTQ algorithm, under the name mse"),
     ("export=[]", "write no export; export=[a,b] writes several"),
+    ("engine=[transformers,vllm]", "engines that load every export whose format they know; [] for none"),
     ("'~logger'", "leave a group out (quoted for the shell); '~scheme' is float training"),
     ("run_dir=DIR", "where the result goes; default: outputs/<recipe or model>/<time>"),
     ("seed=1 evaluate.blocks=64", "keys besides the groups; also baseline.*, expect.*, rest_dtype, ..."),
 )
 KEYS_OF_A_FINISHED_RUN = (
     ("run=outputs/demo/w4a16_lsq/latest", "the run folder; everything else is as it was there, unless changed"),
-    ("export=[a,b]", "which exports; default: those of the run"),
-    ("engine.dtype=bfloat16", "how qat validate loads them"),
+    ("export=[a,b]", "which exports; default: qat export those of the run, qat validate all that lie in the folder"),
+    ("overwrite=true", "qat export replaces an export that exists"),
+    ("engine=[transformers,vllm]", "which engines qat validate loads them in"),
+    ("engine.transformers.dtype=bfloat16", "how one of them computes"),
     ("trainer.device=cpu", "where qat validate computes"),
     ("evaluate.blocks=64", "how much text qat validate scores; other text than the run's is not stored"),
+)
+KEYS_OF_BENCH = (
+    ("size=8GB", "weights of the synthetic model: Llama-shaped, random, bfloat16"),
+    ("shard_size=1GB", "of each of its files"),
+    ("scheme=w4a16_g128", "what it is quantized to"),
+    ("rounds=3", "how often to copy its files and to export it, in turn"),
+    ("bench_dir=DIR", "a folder on the disk to measure; what is written there is removed"),
+    ("json=FILE", "where to write the numbers"),
 )
 # The run folder that a command takes, or can take.
 FOLDERS = {
     "run": "[resume=<run folder>] ",
     "train": "[resume=<run folder>] ",
+    "ptq": "[resume=<run folder>] ",
     "evaluate": "[run=<run folder>] ",
     "export": "run=<run folder> ",
     "validate": "run=<run folder> ",
@@ -89,6 +103,16 @@ def command_page(console: Console, command: str) -> None:
         _section("Options", _pairs(dict(OPTIONS))),
         *detailed,
         Text(f"qat {command} --cfg job prints every option with its value."),
+    )
+
+
+def plain_page(console: Console, command: str) -> None:
+    """Print the page of a command that works on no recipe: ``qat bench --help``."""
+    _print(
+        console,
+        Text(f"qat {command}: {commands()[command]}"),
+        _section("Usage", Text(f"qat {command} export [key=value ...]")),
+        _section("Keys, with their defaults", _pairs(dict(KEYS_OF_BENCH))),
     )
 
 

@@ -54,12 +54,24 @@ def _dispatch(words: list[str]) -> int:
     else:
         command, *rest = words
         commands.check(command)
+        if command in commands.PLAIN:
+            return _plain(command, rest)
         arguments = Arguments.parse(rest)
         compose.setup(arguments.recipes)
         if arguments.help:
             help.command_page(Console(), command)
         else:
             _hydra(command, arguments.words)
+    return 0
+
+
+def _plain(command: str, words: list[str]) -> int:
+    """Run a command that works on no recipe, so Hydra has no part in it."""
+    if {"-h", "--help"} & {*words}:
+        help.plain_page(Console(), command)
+        return 0
+    quiet.libraries()
+    commands.load(command).main(words)
     return 0
 
 
@@ -109,7 +121,11 @@ def _start(command: str, config: DictConfig, overrides: list[str], swept: Path |
     job = commands.load(command)
     if swept is not None:
         (swept.parent / "multirun.yaml").unlink(missing_ok=True)  # may hold secrets; each job records itself
-    commands.check_accepts(command, {"resume": config.resume, "run": config.run})
+    switches = {
+        "overwrite": "true" if config.overwrite else None,
+        "stream": "true" if config.stream and config.run is None else None,  # a finished run may have been streamed
+    }
+    commands.check_accepts(command, {"resume": config.resume, "run": config.run, **switches})
     run = check(config)
     folder = choose(command, run, config, overrides, swept)
     try:

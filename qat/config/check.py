@@ -70,7 +70,7 @@ def components(run: RunConfig) -> Iterator[tuple[str, Any, str]]:
     for key, package in COMPONENTS.items():
         if (node := getattr(run, key)) is not None:
             yield key, node, package
-    named = {"schedule": run.schedule, "baseline.ptq": run.baseline.ptq, "export": run.export}
+    named = {"schedule": run.schedule, "baseline.ptq": run.baseline.ptq, "export": run.export, "engine": run.engine}
     for key, package in NAMED_COMPONENTS.items():
         for name, node in named[key].items():
             yield f"{key}.{name}", node, package

@@ -32,7 +32,7 @@ CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 GROUP = "recipe"
 # Groups of which a run may pick several (`export=[a,b]`): each config gets its own place, `export.<name>`.
-SEVERAL = ("export",)
+SEVERAL = ("export", "engine")
 
 
 class ConfigsSource(FileConfigSource):
@@ -164,6 +164,21 @@ def choices(group: str) -> dict[str, Path]:
         folders = [paths.configs_dir() / group]
     found = {name: path for folder in folders for name, path in _yaml_files(folder).items()}
     return dict(sorted(found.items()))
+
+
+def component(group: str, name: str) -> dict[str, Any]:
+    """A shipped config as it lies, with the options that it has by default.
+
+    Raises:
+        KeyError: there is no such config; see :func:`choices`.
+
+    Example:
+        >>> component("export", "compressed_tensors")["max_shard_size"]
+        '5GB'
+    """
+    node = OmegaConf.to_container(OmegaConf.load(choices(group)[name]))
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
 
 
 def groups() -> list[str]:

@@ -22,6 +22,7 @@ _ADDED_BY = {
     "schedule": "+phase@schedule.{name}=<phase>",
     "baseline.ptq": "+ptq@baseline.ptq.{name}=<algorithm>",
     "export": "export=[<format>,<format>]",
+    "engine": "engine=[<engine>,<engine>]",
 }
 _NO_MATCH = re.compile(r"Could not (override|delete) '([^']+)'\.")
 _NO_GROUP = re.compile(r"config group '([^']+)' does not exist")

@@ -56,6 +56,12 @@ class RunFolder:
         """What to type after an interruption."""
         return f"resume with: qat {self.command} resume={self.path}"
 
+    def was_typed(self, key: str) -> bool:
+        """Whether ``key``, or an option below it, was given to this command and not only to the run it takes up."""
+        before = len(record.read_overrides(self.path)) if self.exists else 0
+        given = (override.partition("=")[0].lstrip("+~") for override in self.overrides[before:])
+        return any(name == key or name.startswith(f"{key}.") for name in given)
+
     def create(self) -> Path:
         """Make the folder and write what ran into ``.hydra``; an existing run is left as it is.
 

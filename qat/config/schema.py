@@ -26,13 +26,13 @@ COMPONENTS = {
     "optimizer": "qat.training",
     "trainer": "qat.training",
     "logger": "qat.training",
-    "engine": "qat.engines",
 }
 # Where any number of components sit, each under a name of its own.
 NAMED_COMPONENTS = {
     "schedule": "qat.schedule",
     "baseline.ptq": "qat.ptq",
     "export": "qat.export",
+    "engine": "qat.engines",
 }
 REST_DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What decides the weights that a training ends with: a resume must find these unchanged.
@@ -44,7 +44,7 @@ TRAINING_KEYS = (
 # What a finished run has settled: for the commands that take `run=` these could have no effect.
 SETTLED_KEYS = (
     *("recipe", "scheme", "fake_quantizer", "observer", "ptq", "calibration_batches", "rest_dtype"),
-    *("loss", "optimizer", "schedule", "phase", "baseline", "expect", "run_dir"),
+    *("stream", "loss", "optimizer", "schedule", "phase", "baseline", "expect", "run_dir"),
 )
 
 
@@ -96,7 +96,7 @@ class RunConfig:
     seed: int = 0
     # Where the result goes; null: outputs/<recipe or model>/<time>.
     run_dir: str | None = None
-    # Continue this interrupted run folder (commands `run` and `train`).
+    # Continue this interrupted run folder (commands `run` and `train`, and `ptq` with stream=true).
     resume: str | None = None
     # Work on this finished run folder (commands `export`, `evaluate` and `validate`).
     run: str | None = None
@@ -110,6 +110,9 @@ class RunConfig:
     observer: Any = None
     # The algorithm of `qat ptq`.
     ptq: Any = None
+    # Command `ptq`: read, quantize and export one tensor at a time, for a model=hf folder that does not fit in memory.
+    # The numbers are the same; nothing is scored, and nothing that needs data can be set.
+    stream: bool = False
     # Batches of the training split that PTQ algorithms and static activations are calibrated on.
     calibration_batches: int = 8
     # Dtype of what is not quantized (embeddings, norms, ...) in every quantized model of the run: float32, bfloat16,
@@ -119,8 +122,12 @@ class RunConfig:
     optimizer: Any = None
     trainer: Any = None
     logger: Any = None
-    engine: Any = None
+    # Formats to write: name -> component.
     export: dict[str, Any] = field(default_factory=dict)
+    # Engines that load every export they know the format of: name -> component.
+    engine: dict[str, Any] = field(default_factory=dict)
+    # Write over an export that exists (command `export`).
+    overwrite: bool = False
 
     # Phases in order: name -> component of group `phase`. Empty: `fake_quant` for the whole run.
     schedule: dict[str, Any] = field(default_factory=dict)

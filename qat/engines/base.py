@@ -1,21 +1,31 @@
-"""A real engine that loads an export, asked for logits, loss and text."""
+"""A real engine that loads an export, asked for logits, losses and text."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from qat.evaluate.score import Blocks, score
+from qat.data.tokens import IGNORED_LABEL
+from qat.errors import InputError
+from qat.evaluate.score import Blocks
 from qat.models.loaded import Dtype, Task
+from qat.models.tokenizer import load_tokenizer
+
+
+class NotAvailable(InputError):
+    """This machine lacks the engine, or a kernel that it needs for this export: no fault of the export's."""
 
 
 class Engine(ABC):
     """Loads what an exporter wrote, as a user of the engine would.
 
-    An engine is one subclass in one file and one YAML in ``configs/engine``.
+    An engine is one subclass in one file and one YAML in ``configs/engine``. A subclass sets :attr:`formats`, and in
+    :meth:`load` sets :attr:`directory`, :attr:`task` and :attr:`dtype`.
 
     Example:
         >>> engine = TransformersEngine()
@@ -23,43 +33,121 @@ class Engine(ABC):
         >>> engine.generate("def main(", max_new_tokens=20)
     """
 
+    formats: frozenset[str]
+    """Export formats that it loads, named as their configs."""
+
+    normalised: bool = False
+    """Whether its logits are log-probabilities, since it gives no others."""
+
+    directory: Path
+    """The export. Known after :meth:`load`."""
+
     task: Task
     """Known after :meth:`load`."""
 
     dtype: Dtype
-    """What it computes in; in float32 its logits are held to those of the fake-quantized model."""
+    """What it computes in, known after :meth:`load`: the coarsest, where it rounds more than the export says. In
+    float32 its logits are held to those of the fake-quantized model."""
+
+    def missing(self) -> str | None:
+        """Why the engine cannot run on this machine, with the fix; None if it can. Fast, and loads nothing."""
+        return None
 
     @property
     @abstractmethod
     def description(self) -> str:
-        """Engine, version and how it loaded the export: what ``metrics.json`` names."""
+        """Engine, version and how it loaded the export: what ``metrics.json`` names. Known after :meth:`load`."""
 
     @abstractmethod
     def load(self, directory: Path, device: torch.device | str = "cpu") -> None:
-        """Load the export in ``directory``.
+        """Load the export in ``directory``, in place of one that is loaded.
 
         Args:
             directory: what an exporter wrote.
-            device: where to compute, unless the engine's own options name a place.
+            device: where to compute, unless the engine's own options name a place or it knows only one.
 
         Raises:
+            NotAvailable: it could elsewhere: this machine lacks what it needs for this export.
             InputError: the engine cannot load it, with the reason.
         """
 
     @abstractmethod
     def logits(self, tokens: Tensor) -> Tensor:
-        """Logits float32[batch, length, vocabulary] (an encoder's hidden states) of int64[batch, length]."""
+        """Logits float32[batch, length, vocabulary] (an encoder's hidden states) of int64[batch, length].
+
+        Raises:
+            InputError: the engine takes no such tokens, or cannot give that many numbers.
+        """
 
     @abstractmethod
-    def generate(self, prompt: str, max_new_tokens: int = 40) -> str:
-        """Greedy continuation of ``prompt``, without the prompt."""
+    def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
+        """The most likely next tokens one by one, without the prompt; a stop token is the last one.
+
+        Args:
+            prompt: token ids, at least one.
+            new_tokens: how many at most.
+
+        Raises:
+            InputError: the export is no causal language model.
+        """
+
+    def token_losses(self, tokens: Tensor) -> Tensor:
+        """Nats float32[batch, length - 1] that each token but the first costs, of int64[batch, length].
+
+        Raises:
+            InputError: the export is no causal language model.
+        """
+        self.need_causal_lm("predict the next token")
+        logits = self.logits(tokens)
+        rows = [
+            F.cross_entropy(row[:-1], wanted[1:], reduction="none")
+            for row, wanted in zip(logits, tokens.to(logits.device), strict=True)
+        ]
+        return torch.stack(rows)
 
     def loss(self, blocks: Blocks, batch_size: int = 8) -> float:
         """Mean loss in nats a token by the protocol of :mod:`qat.evaluate.perplexity`.
 
         Raises:
-            InputError: the loaded model is no causal language model.
+            InputError: the export is no causal language model, or there is nothing to score.
         """
-        result = score(self.logits, blocks, batch_size, self.task).loss
-        assert result is not None
-        return result
+        total, count = 0.0, 0
+        for first in range(0, len(blocks), batch_size):
+            rows = [blocks[index] for index in range(first, min(first + batch_size, len(blocks)))]
+            losses = self.token_losses(torch.stack([row["input_ids"] for row in rows]))
+            kept = torch.stack([row["labels"] for row in rows])[:, 1:].to(losses.device) != IGNORED_LABEL
+            total += losses[kept].sum(dtype=torch.float64).item()
+            count += int(kept.sum())
+        if count == 0:
+            raise InputError("no token to score: the blocks are empty or every label is -100")
+        return total / count
+
+    def generate(self, prompt: str, max_new_tokens: int = 40) -> str:
+        """Greedy continuation of ``prompt``, without the prompt, by the tokenizer that the export carries.
+
+        Raises:
+            InputError: the export is no causal language model or has no tokenizer, or the prompt has no token.
+        """
+        self.need_causal_lm("generate")
+        tokenizer: Any = load_tokenizer(self.directory)
+        ids = tokenizer(prompt)["input_ids"]
+        if not ids:
+            raise InputError(f"the prompt {prompt!r} has no token; give at least one character")
+        text: str = tokenizer.decode(self.continue_greedily(ids, max_new_tokens), skip_special_tokens=True)
+        return text
+
+    def need_causal_lm(self, verb: str) -> None:
+        """Return if the loaded export is a causal language model.
+
+        Raises:
+            InputError: it is another model, or nothing is loaded.
+        """
+        if not hasattr(self, "task"):
+            raise not_loaded()
+        if self.task != "causal_lm":
+            raise InputError(f"the export is a {self.task}: only causal language models {verb}")
+
+
+def not_loaded() -> InputError:
+    """What an engine raises that is asked before :meth:`Engine.load`."""
+    return InputError("the engine has no model: call load(directory) first")

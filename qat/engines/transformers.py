@@ -1,4 +1,4 @@
-"""Load a compressed-tensors export with transformers.
+"""Load a compressed-tensors or dequantized export with transformers.
 
 The plain ``from_pretrained`` is used wherever it is exact. transformers 5.23 cannot load packed zero points
 in place (compressed-tensors 0.20 gives them the shape of unpacked ones) nor quantized embeddings, and while
@@ -24,17 +24,15 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrai
 from transformers.initialization import no_init_weights
 
 from qat.checkpoint import GENERATION
-from qat.engines.base import Engine
+from qat.engines.base import Engine, not_loaded
 from qat.errors import InputError
-from qat.evaluate import generate
 from qat.evaluate.forward import evaluating, outputs
 from qat.export.compressed_tensors import read_modules
-from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config
+from qat.export.ct_config import group_of, packs_zero_points, parse_config
 from qat.export.ct_tensors import decompress
-from qat.export.folder import read_config
+from qat.export.folder import CONFIG_KEY, read_config
 from qat.models.build import AUTO_CLASSES, detect_task, quiet, reason, torch_dtype
 from qat.models.loaded import Dtype
-from qat.models.tokenizer import load_tokenizer
 
 
 class TransformersEngine(Engine):
@@ -48,12 +46,13 @@ class TransformersEngine(Engine):
         InputError: an unknown dtype.
     """
 
+    formats = frozenset({"compressed_tensors", "dequantized"})
+
     def __init__(self, dtype: Dtype = "float32", device: str | None = None) -> None:
         torch_dtype(dtype)
         self.dtype: Dtype = dtype
         self.device = device
         self._how: Literal["from_pretrained", "assembled"] = "from_pretrained"
-        self._directory: Path | None = None
         self._model: PreTrainedModel | None = None
 
     @property
@@ -69,7 +68,7 @@ class TransformersEngine(Engine):
             InputError: nothing is loaded yet.
         """
         if self._model is None:
-            raise InputError("the engine has no model: call load(directory) first")
+            raise not_loaded()
         return self._model
 
     def load(self, directory: Path, device: torch.device | str = "cpu") -> None:
@@ -87,7 +86,7 @@ class TransformersEngine(Engine):
             raise
         except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"transformers cannot load {directory}: {reason(error)}") from error
-        self._directory = directory
+        self.directory = directory
         self._model = model.eval()
         self._model.to(self.device or device)  # type: ignore[arg-type] # transformers' wrapper hides the signature
 
@@ -96,12 +95,31 @@ class TransformersEngine(Engine):
         with evaluating(self.model):
             return outputs(self.model, tokens).float()
 
-    def generate(self, prompt: str, max_new_tokens: int = 40) -> str:
-        """See the base class; needs the tokenizer that the export carries."""
-        model = self.model
-        assert self._directory is not None
-        tokenizer: Any = load_tokenizer(self._directory)
-        return generate.generate(model, tokenizer, [prompt], max_new_tokens)[0]
+    def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
+        """See the base class.
+
+        Raises:
+            InputError: prompt and continuation do not fit the model's context.
+        """
+        self.need_causal_lm("generate")
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and len(prompt) + new_tokens > context:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens and {new_tokens} new ones do not fit the model's context of "
+                f"{context}; use a shorter prompt or fewer tokens"
+            )
+        ids = torch.tensor([prompt], device=self.model.device)
+        with evaluating(self.model):
+            out = self.model.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=new_tokens,
+                pad_token_id=0,  # pads nothing: there is one row
+            )
+        continuation: list[int] = out[0, len(prompt) :].tolist()
+        return continuation
 
     def _loads_in_place(self, raw: dict[str, Any]) -> bool:
         """Whether transformers loads the file's own tensors, where it is exact."""

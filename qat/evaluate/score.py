@@ -103,7 +103,7 @@ def score(
         raise InputError("no token to score: the blocks are empty or every label is -100")
     means = {name: total / tokens for name, total in totals.items()}
     if "loss" in means:
-        means["perplexity"] = _exp(means["loss"])
+        means["perplexity"] = perplexity(means["loss"])
     return Score(tokens=tokens, **means)
 
 
@@ -154,7 +154,7 @@ def _chunk_sums(task: Task, got: Tensor, targets: Tensor, wanted: Tensor | None)
     return sums
 
 
-def _exp(loss: float) -> float:
+def perplexity(loss: float) -> float:
     """exp(loss), infinite where a float cannot hold it (a loss above 709 nats)."""
     try:
         return math.exp(loss)

@@ -29,6 +29,8 @@ SIDE_FILES = (
 )
 """Files of a tokenizer, whatever its kind."""
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 class Exporter(ABC):
     """Writes a quantized checkpoint as one file format, and reads it back.
@@ -61,16 +63,23 @@ class Exporter(ABC):
     def read(self, directory: Path) -> Mapping[str, ReadModule]:
         """Read the numbers of every quantized module back from the files, by full module name."""
 
-    def write(self, checkpoint: QuantizedCheckpoint, directory: Path, tokenizer_dir: Path | None = None) -> None:
-        """Write ``checkpoint`` to the new folder ``directory``, whole or not at all.
+    def write(
+        self,
+        checkpoint: QuantizedCheckpoint,
+        directory: Path,
+        tokenizer_dir: Path | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write ``checkpoint`` to the folder ``directory``, whole or not at all.
 
         Args:
             checkpoint: what to write.
-            directory: must not exist; its parents are made.
+            directory: its parents are made.
             tokenizer_dir: folder whose tokenizer is copied beside the weights.
+            overwrite: whether ``directory`` may exist; what is in it stays until the new export is complete.
 
         Raises:
-            InputError: ``directory`` exists, or the format cannot hold the checkpoint.
+            InputError: ``directory`` exists, or cannot be written, or the format cannot hold the checkpoint.
             DiskFull: no disk space; nothing is left behind.
         """
         directory = Path(directory)
@@ -78,7 +87,7 @@ class Exporter(ABC):
         needed = self.weight_bytes(checkpoint)
         temporary: Path | None = None
         try:
-            temporary = temporary_beside(directory)
+            temporary = temporary_beside(directory, overwrite)
             free = shutil.disk_usage(temporary).free
             if free < needed:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -86,8 +95,12 @@ class Exporter(ABC):
             if tokenizer_dir is not None:
                 copy_side_files(Path(tokenizer_dir), temporary)
             self.write_files(checkpoint, temporary)
-            publish(temporary, directory)
+            publish(temporary, directory, overwrite)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _READ_ONLY:
+                raise InputError(
+                    f"{directory} cannot be written ({error.strerror}); make its folder writable or export elsewhere"
+                ) from error
             if not is_disk_full(error):
                 raise
             raise DiskFull(
@@ -103,13 +116,15 @@ def copy_side_files(source: Path, directory: Path) -> None:
     """Copy the tokenizer that lies in ``source``.
 
     Raises:
-        InputError: ``source`` is no folder.
+        InputError: ``source`` is no folder, or there is no tokenizer in it.
     """
     if not source.is_dir():
         raise InputError(f"tokenizer folder {source} does not exist")
-    for name in SIDE_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, directory / name)
+    found = [name for name in SIDE_FILES if (source / name).is_file()]
+    if not found:
+        raise InputError(f"no tokenizer in {source}, which an export needs; save one there (tokenizer.save_pretrained)")
+    for name in found:
+        shutil.copyfile(source / name, directory / name)
 
 
 def folder_bytes(directory: Path) -> int:

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
-from qat.export.ct_config import CONFIG_KEY, group_of, packs_zero_points, parse_config, quantization_config
+from qat.export.ct_config import group_of, packs_zero_points, parse_config, quantization_config
 from qat.export.ct_tensors import compress, decompress, to_grid, unpackable
-from qat.export.folder import FolderExporter, read_config
+from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import TensorFolder
 
@@ -46,26 +46,28 @@ class CompressedTensorsExporter(FolderExporter):
         if checkpoint.conv1d:
             raise InputError(
                 f"compressed_tensors cannot hold {checkpoint.conv1d[0]}: transformers builds it as Conv1D, "
-                "which no compressed-tensors loader takes; run without an export: export=[]"
+                "which no compressed-tensors loader takes; export to dequantized or gguf, or run "
+                "without an export: export=[]"
             )
         for name, entry in checkpoint.weights.items():
             if not unpackable(entry):
                 raise InputError(
                     f"compressed_tensors cannot hold {name}: the library fails to unpack grouped 4-bit zero "
-                    f"points of {entry.shape[0]} rows (9 are needed); make it symmetric or ignore it"
+                    f"points of {entry.shape[0]} rows (9 are needed); make it symmetric, ignore it or export to "
+                    "torchao"
                 )
         if _has_embedding(checkpoint) and not _is_one_weight_only_group(quantization_config(checkpoint)):
             raise InputError(
                 "compressed_tensors holds a quantized embedding only where every module has the same "
-                "weight-only scheme, since no engine loads other mixes; leave the embedding float or give "
-                "every module one scheme"
+                "weight-only scheme, since no engine loads other mixes; leave the embedding float, give "
+                "every module one scheme, or export to torchao"
             )
 
     def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
         """The model's own, with a ``quantization_config``."""
         return {**checkpoint.config, CONFIG_KEY: _config_entry(checkpoint)}
 
-    def module_tensors(self, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
+    def module_tensors(self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
         """See :func:`qat.export.ct_tensors.compress`."""
         return {f"{name}.{local}": tensor for local, tensor in compress(entry).items()}
 

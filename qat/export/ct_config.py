@@ -23,9 +23,8 @@ from torch import nn
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
+from qat.export.folder import CONFIG_KEY
 from qat.quantized import QuantizedWeight
-
-CONFIG_KEY = "quantization_config"
 
 
 def module_scheme(entry: QuantizedWeight) -> QuantizationScheme:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.export.base import Exporter
 from qat.quantized import QuantizedWeight
-from qat.tensor_files import parse_size, read_json, write_tensors
+from qat.tensor_files import HEADER, parse_size, read_json, write_tensors
 
 CONFIG = "config.json"
+CONFIG_KEY = "quantization_config"
+"""Where ``config.json`` says how its weights are quantized."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,30 @@ class FolderExporter(Exporter):
         """The ``config.json`` of the export."""
 
     @abstractmethod
-    def module_tensors(self, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
+    def module_tensors(self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
         """The tensors of one quantized module by full name.
 
         Called with :meth:`~qat.quantized.QuantizedWeight.without_numbers` first, to plan the files: it then gives
         tensors on the meta device, of the shapes and dtypes that come later.
         """
 
-    def rest_tensor(self, name: str, tensor: Tensor) -> Tensor:
-        """An unquantized tensor as the file holds it; as it is, unless a format says otherwise."""
+    def rest_tensor(self, checkpoint: QuantizedCheckpoint, name: str, tensor: Tensor) -> Tensor:
+        """An unquantized tensor as the file holds it; as it is, unless a format says otherwise.
+
+        Called on the meta device first, like :meth:`module_tensors`.
+        """
         return tensor
+
+    def metadata(self, checkpoint: QuantizedCheckpoint) -> Mapping[str, str]:
+        """What the header of every safetensors file says besides its tensors."""
+        return HEADER
 
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
         """Write ``config.json`` and the weights."""
         text = json.dumps(self.config(checkpoint), indent=2, sort_keys=True)
         (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-        write_tensors(directory, dict(self._layout(checkpoint)), self._tensors(checkpoint), self.max_shard_size)
+        layout, tensors = dict(self._layout(checkpoint)), self._tensors(checkpoint)
+        write_tensors(directory, layout, tensors, self.max_shard_size, self.metadata(checkpoint))
 
     def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:
         """Bytes of all tensors as they will lie in the files."""
@@ -67,16 +77,16 @@ class FolderExporter(Exporter):
 
     def _layout(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in checkpoint.rest.items():
-            yield name, self.rest_tensor(name, tensor.to("meta"))
+            yield name, self.rest_tensor(checkpoint, name, tensor.to("meta"))
         for name, entry in checkpoint.weights.items():
-            for full, tensor in self.module_tensors(name, entry.without_numbers()).items():
+            for full, tensor in self.module_tensors(checkpoint, name, entry.without_numbers()).items():
                 yield full, tensor.to("meta")
 
     def _tensors(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in checkpoint.rest.items():
-            yield name, self.rest_tensor(name, tensor)
+            yield name, self.rest_tensor(checkpoint, name, tensor)
         for name, entry in checkpoint.weights.items():
-            yield from self.module_tensors(name, entry).items()
+            yield from self.module_tensors(checkpoint, name, entry).items()
 
 
 def read_config(directory: Path) -> dict[str, Any]:

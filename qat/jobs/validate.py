@@ -1,6 +1,8 @@
-"""Check a finished run's exports: re-read the files, load them in a real engine, compare with what was trained."""
+"""Check a finished run's exports: re-read the files, load them in real engines, compare with what was trained."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
@@ -17,14 +19,17 @@ ACCEPTS = ("run",)
 def main(run: RunConfig, folder: RunFolder) -> None:
     """Run the command.
 
-    What it finds replaces the exports in the run's ``metrics.json``, which compares numbers of the same text:
-    measured on other text, it is printed and not stored.
+    Without ``export=`` every export that lies in the folder is checked. What it finds replaces the exports in the
+    run's ``metrics.json``, which compares numbers of the same text: measured on other text, it is printed and not
+    stored.
     """
     if run.run is None:
         raise InputError("qat validate works on a finished run; name it with run=<run folder>")
+    checkpoint = finished.checkpoint(folder)
+    if not folder.was_typed("export"):
+        run = replace(run, export=exports.in_folder(run, folder))
     if not run.export:
         raise InputError("no export is picked; name one with export=<format>")
-    checkpoint = finished.checkpoint(folder)
     loaded = inputs.load(run)
     finished.check_model(loaded.loaded, checkpoint, folder)
     validation = exports.validate(run, folder, checkpoint, Evaluation(run, loaded))

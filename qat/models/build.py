@@ -136,6 +136,13 @@ def from_config(
     return model
 
 
+def on_meta(config: PreTrainedConfig, task: Task) -> PreTrainedModel:
+    """A float32 model in evaluation mode on the meta device: all modules and ties, no numbers, no memory."""
+    with torch.device("meta"):
+        model = _construct(config, task, "float32", None)
+    return model.eval()
+
+
 def config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
     """The config object of a ``config.json``.
 

@@ -72,14 +72,25 @@ def _load_whole(
     config = read_config(folder, trust)
     task = task or build.detect_task(config)
     file_dtype = stored_dtype(check_weights(folder))
-    if tokenizer is None:
-        words = load_tokenizer(folder, trust)
-    else:
-        words = load_tokenizer(hub.model_folder(tokenizer, weights=False))
-        _check_fits(words, tokenizer, config)
+    words = own_or_given_tokenizer(folder, tokenizer, config, trust)
     model = from_pretrained(folder, config, task, dtype, attention, trust)
     conv1d.to_linear(model)
     return LoadedModel(model, words, _name(path), path, task, _context(model, words), file_dtype)
+
+
+def own_or_given_tokenizer(
+    folder: Path, tokenizer: str | None, config: PreTrainedConfig, trust: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``folder``, or the one of another folder or hub id ``tokenizer``.
+
+    Raises:
+        InputError: there is none, or it has tokens that the model has no embedding for.
+    """
+    if tokenizer is None:
+        return load_tokenizer(folder, trust)
+    words = load_tokenizer(hub.model_folder(tokenizer, weights=False))
+    _check_fits(words, tokenizer, config)
+    return words
 
 
 def _load_shrunk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def from_pretrained(
         raise InputError(f"transformers cannot load {folder} as {task}: {reason(error)}") from error
     assert isinstance(model, PreTrainedModel)
     _check_loaded(folder, model, info, task)
-    _state_ties(model)
+    state_ties(model)
     return model
 
 
@@ -57,14 +58,23 @@ def _check_loaded(folder: Path, model: PreTrainedModel, info: dict[str, Any], ta
             f"{folder} has no tensor '{missing[0]}'{_more(missing)}, which a {type(model).__name__} needs; "
             f"the file is not whole or not a {task} (model.task picks another head)"
         )
-    if extra := sorted(name for name in info["unexpected_keys"] if _in_a_block(model, name)):
+    check_extra(folder, model, info["unexpected_keys"])
+
+
+def check_extra(folder: Path, model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Refuse tensors without a place in the model that would change what it computes.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    if extra := sorted(name for name in names if _in_a_block(model, name)):
         raise InputError(
             f"{folder} has a tensor '{extra[0]}'{_more(extra)} for which its config.json has no place; "
             "config and weights are of different models"
         )
 
 
-def _state_ties(model: PreTrainedModel) -> None:
+def state_ties(model: PreTrainedModel) -> None:
     """Let the config say what is so: transformers leaves a head that differs untied, against config.json."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is not embedding.weight:

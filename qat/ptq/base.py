@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from qat.fake_quant import FakeQuantizer
+from qat.hosts import hosts
 
 
 class PTQ(ABC):
@@ -20,3 +23,27 @@ class PTQ(ABC):
             model: prepared by :func:`qat.prepare.prepare`, on any device.
             batches: calibration batches, keyword arguments of the model; an algorithm may leave them unread.
         """
+
+
+class DataFreePTQ(PTQ):
+    """An algorithm that sets the range of a weight from that weight alone.
+
+    It needs neither data nor the rest of the model, so it also works on a model that does not fit in memory:
+    :func:`qat.ptq.stream.stream` shows it a few rows of a weight at a time.
+    """
+
+    @abstractmethod
+    def set_range(self, quantizer: FakeQuantizer, weight: Tensor) -> None:
+        """Set the range of ``quantizer`` from ``weight``.
+
+        The range of a row (channel, group) may depend on the numbers of that row only, as its scale does.
+
+        Args:
+            quantizer: of the weight.
+            weight: float [out, in], or some of its rows with a quantizer for as many.
+        """
+
+    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]]) -> None:
+        """See :meth:`PTQ.run`."""
+        for host in hosts(model).values():
+            self.set_range(host.weight_fake_quantizer, host.weight)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
+from torch import Tensor
 
-from qat.hosts import hosts
+from qat.fake_quant import FakeQuantizer
 from qat.observers import Observer
-from qat.ptq.base import PTQ
+from qat.ptq.base import DataFreePTQ
 
 
 @dataclass(frozen=True)
-class RTN(PTQ):
+class RTN(DataFreePTQ):
     """Sets the range of every weight from the weight alone; needs no data.
 
     Args:
@@ -23,7 +21,6 @@ class RTN(PTQ):
 
     observer: Observer
 
-    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]]) -> None:
-        """See :meth:`PTQ.run`."""
-        for host in hosts(model).values():
-            host.weight_fake_quantizer.init_range(self.observer, host.weight)
+    def set_range(self, quantizer: FakeQuantizer, weight: Tensor) -> None:
+        """See :meth:`DataFreePTQ.set_range`."""
+        quantizer.init_range(self.observer, weight)

@@ -61,17 +61,50 @@ class QATQuality(Quality):
     recovery_against: Literal["tuned_float", "base"] = "base"
 
 
+class EngineResult(_Strict):
+    """What one engine made of one export.
+
+    Attributes:
+        status: ``ok``: it loaded the export and computed with it; ``not_available``: this machine lacks the engine,
+            or the processor a kernel that it needs; ``failed``: it could not load the export, or computes another
+            model. Only ``ok`` says that the export works there.
+        reason: why not, and what to do; of an ``ok`` one, why it gave no logits, if it gave none.
+        description: the engine, its version and how it loaded the export.
+        max_logit_difference: largest absolute difference to the fake-quantized model's logits in float32 (to its
+            log-probabilities, of an engine that gives no others) on a few short blocks.
+        loss: nats a token, on the tokens that every model of the run is scored on.
+        perplexity: exp(loss).
+        greedy_tokens_equal: ``[equal, all]`` tokens of greedy continuations of a few prompts from the test text; equal
+            are those before the first that is not the fake-quantized model's.
+        prompt_tokens_per_second: tokens read a second.
+        generated_tokens_per_second: tokens generated a second, one after the other.
+        peak_memory_bytes: largest resident memory of the engine's process, its libraries included.
+    """
+
+    status: Literal["ok", "not_available", "failed"]
+    reason: str | None = None
+    description: str | None = None
+    max_logit_difference: float | None = None
+    loss: float | None = None
+    perplexity: float | None = None
+    greedy_tokens_equal: tuple[int, int] | None = None
+    prompt_tokens_per_second: float | None = None
+    generated_tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+
+
 class ExportResult(_Strict):
-    """One export, re-read and loaded by a real engine.
+    """One export, re-read, and loaded by real engines.
 
     Attributes:
         bytes: size of the folder.
         tensors: quantized tensors in it.
-        mismatched_codes: integers that differ from the checkpoint.
+        mismatched_codes: integers that differ from the checkpoint; of a format without integers, values that do.
         mismatched_zero_points: zero points that differ.
         mismatched_scales: scales that differ in their bits.
-        max_logit_difference: largest absolute difference to the fake-quantized model's logits in float32.
-        engine: what loaded it, with its version.
+        engines: engine -> what it made of the export; empty where no engine was chosen that loads the format.
+        engine: description of the first engine that loaded it; the next three are its as well.
+        max_logit_difference: see :class:`EngineResult`.
         loss: nats a token of the loaded export.
         perplexity: exp(loss).
     """
@@ -81,10 +114,16 @@ class ExportResult(_Strict):
     mismatched_codes: int
     mismatched_zero_points: int = 0
     mismatched_scales: int
-    max_logit_difference: float | None = None
+    engines: dict[str, EngineResult] = Field(default_factory=dict)
     engine: str | None = None
+    max_logit_difference: float | None = None
     loss: float | None = None
     perplexity: float | None = None
+
+    @property
+    def mismatches(self) -> int:
+        """Numbers of any kind that differ."""
+        return self.mismatched_codes + self.mismatched_zero_points + self.mismatched_scales
 
 
 class Train(_Strict):
@@ -147,6 +186,7 @@ class Metrics(_Strict):
         exports: format -> result.
         train: cost.
         environment: what ran it.
+        unmeasured: why no model was scored and no engine asked; null where they were.
         samples: continuations, side by side.
     """
 
@@ -161,6 +201,7 @@ class Metrics(_Strict):
     exports: dict[str, ExportResult] = Field(default_factory=dict)
     train: Train | None = None
     environment: Environment | None = None
+    unmeasured: str | None = None
     samples: list[Sample] = Field(default_factory=list)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qat.report.exports import export_parts
 from qat.report.metrics import Metrics, QATQuality, Quality
+from qat.report.tables import DASH, human_bytes, number, perplexity, plain_table
 
 _NAMES = {"tuned_float": "tuned float", "base": "float"}
-_DASH = "-"
 
 
 def print_summary(metrics: Metrics, folder: Path | None = None, console: Console | None = None) -> None:
@@ -33,28 +33,14 @@ def summary(metrics: Metrics, folder: Path | None = None) -> RenderableType:
     if rows:
         parts += [_quality_table(metrics, rows), *_recovery_lines(metrics.qat)]
     if metrics.exports:
-        parts += [*([Text()] if rows else []), _export_table(metrics), *_engine_lines(metrics)]
+        parts += [*([Text()] if rows else []), *export_parts(metrics.exports)]
     parts += _closing_lines(metrics, folder)
     return Group(*parts)
 
 
-def human_bytes(count: int | None) -> str:
-    """``1234567`` -> ``1.23 MB`` (powers of 1000)."""
-    if count is None:
-        return _DASH
-    if count < 1000:
-        return f"{count} B"
-    size = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.5 or unit == "TB":
-            break
-    return f"{size:.3g} {unit}"
-
-
 def _quality_table(metrics: Metrics, rows: list[tuple[str, Quality]]) -> Table:
-    encoder = all(quality.loss is None for _, quality in rows)
-    table = _table(f"{metrics.model}, {metrics.scheme}")
+    encoder = any(quality.cosine is not None for _, quality in rows)
+    table = plain_table(f"{metrics.model}, {metrics.scheme}")
     table.add_column("model", overflow="fold", min_width=11)
     headings = ["cosine", "MSE", "size"] if encoder else ["loss", "ppl", "Δ ppl", "top-1", "KL", "size"]
     for heading in headings:
@@ -80,20 +66,20 @@ def _rows(metrics: Metrics) -> Iterator[tuple[str, Quality]]:
 
 
 def _language_cells(quality: Quality, reference: Quality | None) -> list[str]:
-    delta = _DASH
+    delta = DASH
     if reference is not None and quality is not reference and quality.perplexity and reference.perplexity:
         delta = _change(quality.perplexity / reference.perplexity)
     return [
-        _number(quality.loss, "{:.4f}".format),
-        _number(quality.perplexity, _perplexity),
+        number(quality.loss, "{:.4f}".format),
+        number(quality.perplexity, perplexity),
         delta,
-        _number(quality.top1_agreement, "{:.1%}".format),
-        _number(quality.kl, "{:.4f}".format),
+        number(quality.top1_agreement, "{:.1%}".format),
+        number(quality.kl, "{:.4f}".format),
     ]
 
 
 def _encoder_cells(quality: Quality) -> list[str]:
-    return [_number(quality.cosine, "{:.5f}".format), _number(quality.mse, "{:.3g}".format)]
+    return [number(quality.cosine, "{:.5f}".format), number(quality.mse, "{:.3g}".format)]
 
 
 def _recovery_lines(qat: QATQuality | None) -> Iterator[Text]:
@@ -108,30 +94,6 @@ def _recovery_lines(qat: QATQuality | None) -> Iterator[Text]:
             yield line.append(f"{value:.1%}", style="bold green" if value > 0 else "bold red")
 
 
-def _export_table(metrics: Metrics) -> Table:
-    table = _table("exports, re-read and loaded")
-    table.add_column("format", overflow="fold", min_width=11)
-    for heading in ("ppl", "tensors", "≠ codes", "≠ scales", "Δ logit", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, export in metrics.exports.items():
-        table.add_row(
-            name,
-            _number(export.perplexity, _perplexity),
-            str(export.tensors),
-            _count(export.mismatched_codes + export.mismatched_zero_points),
-            _count(export.mismatched_scales),
-            _number(export.max_logit_difference, "{:.1e}".format),
-            human_bytes(export.bytes),
-        )
-    return table
-
-
-def _engine_lines(metrics: Metrics) -> Iterator[Text]:
-    for name, export in metrics.exports.items():
-        if export.engine is not None:
-            yield Text(f"{name} was loaded by {export.engine}", style="dim")
-
-
 def _closing_lines(metrics: Metrics, folder: Path | None) -> Iterator[Text]:
     train = metrics.train
     facts = []
@@ -144,28 +106,11 @@ def _closing_lines(metrics: Metrics, folder: Path | None) -> Iterator[Text]:
     if facts:
         yield Text()
         yield Text(", ".join(facts), style="dim")
+    if metrics.unmeasured is not None:
+        yield Text(f"not scored: {metrics.unmeasured}", style="yellow")
     if folder is not None:
         yield Text(f"results: {folder}", style="bold", overflow="fold")
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", caption_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-
-
-def _count(mismatches: int) -> Text:
-    return Text(str(mismatches), style="green" if mismatches == 0 else "bold red")
-
-
 def _change(ratio: float) -> str:
     return f"{ratio - 1:+.2%}" if ratio < 10 else f"x{ratio:,.0f}"
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-
-
-def _number(value: float | None, form: Callable[[float], str]) -> str:
-    return _DASH if value is None else form(value)

@@ -288,9 +288,9 @@ def disk(place: Path) -> Iterator[Callable[[Path, int], None]]:
     """Mount a disk of so many bytes at a folder of ``place``, or give the one there another size."""
     mounted: set[Path] = set()
 
-    def mount(folder: Path, size: int) -> None:
+    def mount(folder: Path, size: int, mode: str = "rw") -> None:
         folder.mkdir(exist_ok=True)
-        options = f"remount,size={size}" if folder in mounted else f"size={size}"
+        options = f"remount,{mode},size={size}" if folder in mounted else f"{mode},size={size}"
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -361,6 +361,32 @@ def test_a_disk_that_is_full_by_a_stand_in(
     before = contents(place)
     assert "no disk space left for" in qat("export", f"run={run}", cwd=place).error(code=2)
     assert_nothing_exported(place, before, contents)
+
+
+def test_an_export_onto_a_disk_that_is_read_only(
+    qat: Qat, run: Path, place: Path, disk: Callable[..., None], contents: Contents
+) -> None:
+    disk(run / "exports", 2**24)
+    assert qat("export", f"run={run}", cwd=place).code == 0
+    disk(run / "exports", 2**24, "ro")
+    before = contents(place)
+    for words in (["overwrite=true"], ["export=dequantized", "export.dequantized.dtype=float32"]):
+        message = qat("export", f"run={run}", *words, cwd=place).error(code=2)
+        assert "cannot be written (Read-only file system); make its folder writable or export elsewhere" in message
+    assert contents(place) == before
+
+
+def test_an_overwrite_onto_a_full_disk_keeps_the_old_export(
+    qat: Qat, run: Path, place: Path, disk: Callable[..., None], contents: Contents
+) -> None:
+    """There must be room for both, until the new one is complete."""
+    disk(run / "exports", 2**24)
+    assert qat("export", f"run={run}", cwd=place).code == 0
+    size = sum(len(content) for name, content in contents(run / "exports").items())
+    disk(run / "exports", size + 2**17)
+    before = contents(place)
+    assert "no disk space left for" in qat("export", f"run={run}", "overwrite=true", cwd=place).error(code=2)
+    assert contents(place) == before
 
 
 def test_a_training_on_a_full_disk_goes_on_when_there_is_space(

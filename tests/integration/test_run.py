@@ -106,6 +106,10 @@ def test_metrics_json(finished: Path) -> None:
     assert export["tensors"] == 21
     assert (export["mismatched_codes"], export["mismatched_scales"], export["mismatched_zero_points"]) == (0, 0, 0)
     assert export["engine"].startswith("transformers ")
+    (engine,) = export["engines"].values()
+    assert (engine["status"], engine["reason"], engine["description"]) == ("ok", None, export["engine"])
+    assert engine["greedy_tokens_equal"] == [80, 80]
+    assert all(engine[key] > 0 for key in ("prompt_tokens_per_second", "peak_memory_bytes"))
     assert export["perplexity"] == pytest.approx(found["qat"]["perplexity"], rel=1e-4)
     assert export["max_logit_difference"] <= 1e-4
     files = [path for path in (finished / "exports" / "compressed_tensors").iterdir() if path.is_file()]
@@ -162,7 +166,13 @@ def test_validate_finds_the_same_exports(qat: Qat, run: Path) -> None:
     outcome = qat("validate", f"run={run}", cwd=run.parent)
     assert outcome.code == 0
     assert "compressed_tensors" in outcome.out
-    assert read(run / "metrics.json") == before
+    after = read(run / "metrics.json")
+    for found in (before, after):
+        for export in found["exports"].values():
+            for engine in export["engines"].values():
+                for key in ("prompt_tokens_per_second", "generated_tokens_per_second", "peak_memory_bytes"):
+                    assert engine.pop(key) > 0
+    assert after == before
 
 
 def test_without_a_tuned_float_the_recovery_is_against_the_base_and_says_so(

@@ -56,3 +56,45 @@ def test_a_second_attempt_of_the_same_process_starts_empty(tmp_path: Path) -> No
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists already"):
         temporary_beside(tmp_path)
+
+
+def filled(path: Path, text: str) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "file").write_text(text)
+    return path
+
+
+def test_an_overwritten_folder_stays_until_the_new_one_takes_its_name(tmp_path: Path) -> None:
+    final = filled(tmp_path / "gguf", "old")
+    temporary = filled(temporary_beside(final, overwrite=True), "new")
+    assert (final / "file").read_text() == "old"
+    publish(temporary, final, overwrite=True)
+    assert (final / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["gguf"]
+
+
+def test_an_overwritten_folder_comes_back_if_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = filled(tmp_path / "gguf", "old")
+    temporary = temporary_beside(final, overwrite=True)
+    temporary.rmdir()
+    with pytest.raises(FileNotFoundError):
+        publish(temporary, final, overwrite=True)
+    assert (final / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["gguf"]
+
+
+def test_overwrite_needs_nothing_to_write_over(tmp_path: Path) -> None:
+    final = tmp_path / "new" / "gguf"
+    publish(filled(temporary_beside(final, overwrite=True), "new"), final, overwrite=True)
+    assert (final / "file").read_text() == "new"
+
+
+def test_the_only_copy_that_a_killed_overwrite_left_is_kept(tmp_path: Path, dead: int) -> None:
+    aside = left(tmp_path, f".gguf.{socket.gethostname()}.{dead}.tmp.old")
+    temporary = temporary_beside(tmp_path / "gguf")
+    assert (aside / "half").is_file()
+    publish(temporary, tmp_path / "gguf")
+    temporary_beside(tmp_path / "gguf", overwrite=True)
+    assert not aside.exists()

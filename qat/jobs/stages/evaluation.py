@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.config.schema import RunConfig
+from qat.engines.base import Engine
 from qat.evaluate.forward import Forward
 from qat.evaluate.generate import check_prompts, generate
 from qat.evaluate.score import Blocks, Score, score
@@ -63,6 +64,13 @@ class Evaluation:
                 self.inputs.masking(),
                 self.seed,
             )
+
+    def engine_loss(self, engine: Engine) -> float | None:
+        """Nats a token of what a real engine has loaded, on the same tokens; None of an encoder."""
+        task = self.inputs.loaded.task
+        if task == "causal_lm":
+            return engine.loss(self.blocks, self.options.batch_size)
+        return self.score(engine.logits, self.inputs.loaded.model if task == "encoder" else None).loss
 
     def float(self, name: str, model: nn.Module) -> Quality:
         """Quality of a float model; ``name`` is its key in the samples."""

@@ -1,28 +1,26 @@
-"""The stages after freezing: write every export, re-read it, load it in a real engine."""
+"""The stages after freezing: write every export, re-read it, load it in real engines."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.config.check import instantiate
+from qat.config.compose import choices, component
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
-from qat.engines.base import Engine
-from qat.errors import InputError, RunError
-from qat.evaluate.parity import Parity, max_logit_difference, parity
+from qat.engines.isolated import Isolated
+from qat.errors import InputError, RunError, nearest
+from qat.evaluate.parity import Parity, parity
 from qat.export.base import Exporter, folder_bytes
+from qat.jobs.stages.engines import Expected, measure
 from qat.jobs.stages.evaluation import Evaluation
 from qat.jobs.stages.training import extra_loggers
-from qat.report.metrics import ExportResult
-from qat.restore import restore
+from qat.report.metrics import EngineResult, ExportResult
 from qat.training.loggers import log_artifact
-
-LOGIT_LIMIT = 1e-4
-"""Largest difference between the logits of an export and the fake-quantized model, for weights only in float32."""
 
 
 @dataclass
@@ -43,6 +41,48 @@ def exporters(run: RunConfig) -> dict[str, Exporter]:
     return {name: instantiate(node, f"export.{name}") for name, node in run.export.items()}
 
 
+def in_folder(run: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    """The configs of the exports that lie in the folder; of those that the run itself wrote, with its options.
+
+    Raises:
+        InputError: if there is none, or one is of no known format.
+    """
+    names = sorted(path.name for path in folder.exports.glob("[!.]*") if path.is_dir())
+    known = choices("export")
+    if not names:
+        how = f"qat export run={folder.path} export=<format>"
+        raise InputError(f"{folder.exports} has no export; write one with: {how}")
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(
+            f"{folder.exports / unknown[0]} is of no known format{nearest(unknown[0], known)}; formats: "
+            f"{', '.join(known)}; name those to check with export=[...]"
+        )
+    return {name: run.export.get(name) or component("export", name) for name in names}
+
+
+def refuse_unfit(picked: Mapping[str, Exporter], checkpoint: QuantizedCheckpoint) -> None:
+    """Ask every exporter whether it can hold the checkpoint, before anything slow begins.
+
+    Raises:
+        InputError: one cannot: its reason, and the formats that can.
+    """
+    for name, exporter in picked.items():
+        try:
+            exporter.takes(checkpoint)
+        except InputError as error:
+            others = [other for other in choices("export") if other not in picked and _takes(other, checkpoint)]
+            fitting = f"; formats that take it: {', '.join(others)}" if others else ""
+            raise InputError(f"export {name}: {error}{fitting}") from error
+
+
+def _takes(name: str, checkpoint: QuantizedCheckpoint) -> bool:
+    try:
+        instantiate(component("export", name), f"export.{name}").takes(checkpoint)
+    except InputError:  # also where the format's own package is not installed
+        return False
+    return True
+
+
 def write(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint) -> None:
     """Write every export that an earlier part of the run has not written.
 
@@ -56,46 +96,58 @@ def write(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint) ->
             exporter.write(checkpoint, target, tokenizer_dir=folder.quantized)
 
 
-def validate(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint, evaluation: Evaluation) -> Validation:
-    """Re-read every export and load it in the engine.
+def validate(
+    run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint, evaluation: Evaluation | None
+) -> Validation:
+    """Re-read every export, and load it in every engine of the run that knows its format.
+
+    Args:
+        run: the checked config.
+        folder: where the exports lie.
+        checkpoint: what they were written from.
+        evaluation: what the engines are measured with; without it none is asked.
 
     Raises:
         InputError: if there is no such export.
     """
     validation = Validation()
+    expected = None if evaluation is None else Expected(checkpoint, evaluation)
     for name, exporter in exporters(run).items():
         directory = folder.exports / name
         if not directory.is_dir():
             raise InputError(f"{directory} does not exist; write it with: qat export run={folder.path} export={name}")
         found = parity(checkpoint, exporter.read(directory), exporter.holds_activations)
-        result = ExportResult(
-            bytes=folder_bytes(directory),
-            tensors=found.tensors,
-            mismatched_codes=found.mismatched_codes,
-            mismatched_zero_points=found.mismatched_zero_points,
-            mismatched_scales=found.mismatched_scales,
-        )
-        engine = None if run.engine is None else _measure(run, directory, checkpoint, evaluation, result)
-        validation.results[name] = result
-        problem = _mismatch(found) or _wrong_logits(checkpoint, engine, result)
-        if problem is not None:
-            validation.problems[name] = problem
+        engines = {
+            key: measure(engine, directory, expected)
+            for key, engine in isolated(run).items()
+            if expected is not None and name in engine.formats
+        }
+        validation.results[name] = _result(directory, found, engines)
+        failed = [f"fails in {key}: {result.reason}" for key, result in engines.items() if result.status == "failed"]
+        if problems := [*_mismatch(found), *failed]:
+            validation.problems[name] = "; it ".join(problems)
     return validation
 
 
-def _measure(
-    run: RunConfig, directory: Path, checkpoint: QuantizedCheckpoint, evaluation: Evaluation, result: ExportResult
-) -> Engine:
-    """Load an export in the engine and write into ``result`` what it computes there, all on the run's device."""
-    device, blocks = evaluation.inputs.device, evaluation.blocks
-    engine: Engine = instantiate(run.engine, "engine")
-    engine.load(directory, device)
-    measured = evaluation.score(engine.logits, _encoder_reference(evaluation))
-    tokens = torch.stack([blocks[index]["input_ids"] for index in range(min(4, len(blocks)))])
-    result.engine = engine.description
-    result.max_logit_difference = max_logit_difference(restore(checkpoint).to(device), engine.logits, tokens)
-    result.loss, result.perplexity = measured.loss, measured.perplexity
-    return engine
+def isolated(run: RunConfig) -> dict[str, Isolated]:
+    """The engines of the run, each to be loaded in a process of its own."""
+    return {name: Isolated(node) for name, node in run.engine.items()}
+
+
+def _result(directory: Path, found: Parity, engines: dict[str, EngineResult]) -> ExportResult:
+    first = next((result for result in engines.values() if result.description is not None), None)
+    return ExportResult(
+        bytes=folder_bytes(directory),
+        tensors=found.tensors,
+        mismatched_codes=found.mismatched_codes,
+        mismatched_zero_points=found.mismatched_zero_points,
+        mismatched_scales=found.mismatched_scales,
+        engines=engines,
+        engine=None if first is None else first.description,
+        max_logit_difference=None if first is None else first.max_logit_difference,
+        loss=None if first is None else first.loss,
+        perplexity=None if first is None else first.perplexity,
+    )
 
 
 def keep(run: RunConfig, folder: RunFolder) -> None:
@@ -107,7 +159,7 @@ def keep(run: RunConfig, folder: RunFolder) -> None:
 
 
 def refuse_mismatch(validation: Validation, folder: RunFolder) -> None:
-    """Fail a run of which an export is not what was trained.
+    """Fail a run of which an export is not what was trained, or does not work in an engine that is there.
 
     Raises:
         RunError: naming every such export and how it differs.
@@ -117,10 +169,10 @@ def refuse_mismatch(validation: Validation, folder: RunFolder) -> None:
         raise RunError(". ".join(f"export {name} {why}; do not use {folder.exports / name}" for name, why in problems))
 
 
-def _mismatch(found: Parity) -> str | None:
-    """How the numbers in the files differ from the checkpoint's."""
+def _mismatch(found: Parity) -> list[str]:
+    """How the numbers in the files differ from the checkpoint's; empty if they do not."""
     if found.exact:
-        return None
+        return []
     text = (
         f"is not the quantized checkpoint: {found.mismatched_codes} codes, {found.mismatched_zero_points} zero points "
         f"and {found.mismatched_scales} scales differ"
@@ -129,27 +181,4 @@ def _mismatch(found: Parity) -> str | None:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             text += f"; {what} {', '.join(names[:3])}{more}"
-    return text
-
-
-def _wrong_logits(checkpoint: QuantizedCheckpoint, engine: Engine | None, result: ExportResult) -> str | None:
-    """Why the engine's logits are not the checkpoint's, where nothing but the order of sums can part them.
-
-    An activation next to a rounding border may fall to either code, and an engine below float32 rounds by
-    itself: there the difference is reported only.
-    """
-    weight_only = all(entry.scheme.input_activations is None for entry in checkpoint.weights.values())
-    difference = result.max_logit_difference
-    if engine is None or engine.dtype != "float32" or not weight_only or difference is None:
-        return None
-    if difference <= LOGIT_LIMIT:
-        return None
-    return (
-        f"has other logits than the quantized checkpoint in {engine.description}: they differ by {difference:.2g}, "
-        f"and at most {LOGIT_LIMIT:g} is allowed with weights only"
-    )
-
-
-def _encoder_reference(evaluation: Evaluation) -> torch.nn.Module | None:
-    loaded = evaluation.inputs.loaded
-    return loaded.model if loaded.task == "encoder" else None
+    return [text]

@@ -8,7 +8,7 @@ from typing import Any
 from qat.errors import RunError
 
 # Overrides that leave the result what it is, up to chance.
-_HARMLESS = ("recipe", "recipes", "run_dir", "resume", "seed", "logger", "export", "engine", "expect")
+_HARMLESS = ("recipe", "recipes", "run_dir", "resume", "seed", "logger", "export", "engine", "overwrite", "expect")
 _HARMLESS_TRAINER = (
     *("device", "num_threads", "workers"),
     *("save_every", "log_every", "val_every", "val_blocks", "quant_error_every"),

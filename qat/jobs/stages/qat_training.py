@@ -62,8 +62,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     prepared = quantization.prepare_copy(run, inputs, scheme)
     schedule.check_blocks(block_count(prepared.model))
     untrained = quantization.freeze(run, inputs, prepared.model, scheme)
-    for exporter in plan.exporters.values():
-        exporter.takes(untrained)
+    exports.refuse_unfit(plan.exporters, untrained)
     del untrained
     training.check(inputs, loss)
 

@@ -52,7 +52,7 @@ def test_what_a_finished_run_has_settled_is_refused(tmp_path: Path, word: str) -
 
 def test_how_a_finished_run_is_measured_may_change(tmp_path: Path) -> None:
     record.write({}, ["scheme=w4a16_g32"], tmp_path)
-    words = ["evaluate.blocks=2", "data.test=[a.txt]", "trainer.device=cpu", "export=[]", "engine.dtype=float16"]
+    words = ["evaluate.blocks=2", "data.test=[a.txt]", "trainer.device=cpu", "export=[]", "engine=[vllm]"]
     assert Arguments.parse([f"run={tmp_path}", *words]).words == ["scheme=w4a16_g32", f"run={tmp_path}", *words]
 
 

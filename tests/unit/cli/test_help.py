@@ -79,10 +79,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "expected"),
     [
         ("qat r", {"run"}),
-        ("qat ", {"run", "train", "ptq", "export", "evaluate", "validate"}),
+        ("qat ", {"run", "train", "ptq", "export", "evaluate", "validate", "bench"}),
         ("qat run recipe=demo/w", {"recipe=demo/w4a16_lsq"}),
         ("qat run scheme=w8", {"scheme=w8a16", "scheme=w8a8", "scheme=w8a8_static"}),
         ("qat run recipe=demo/base trainer.max_", {"trainer.max_steps="}),
+        ("qat validate engine=ll", {"engine=llama_cpp"}),
+        ("qat export overw", {"overwrite="}),
     ],
 )
 def test_completion(

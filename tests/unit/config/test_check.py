@@ -63,6 +63,8 @@ def test_instantiate_takes_arguments_of_the_program() -> None:
         ("ptq.observer", "qat.observers.mse.torch.load"),
         ("baseline.ptq.rtn", "os.system"),
         ("export.compressed_tensors", "os.system"),
+        ("engine.transformers", "os.system"),
+        ("engine.transformers", "qat.export.compressed_tensors.CompressedTensorsExporter"),
     ],
 )
 def test_no_other_target_can_be_reached(key: str, target: str) -> None:

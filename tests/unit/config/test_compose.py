@@ -49,6 +49,23 @@ def test_several_exports_lie_side_by_side() -> None:
     assert compose.compose(["export=[]"]).export == {}
 
 
+def test_several_engines_lie_side_by_side() -> None:
+    assert list(compose.compose([]).engine) == ["transformers", "torchao", "onnxruntime"]
+    assert list(compose.compose(["engine=torchao"]).engine) == ["torchao"]
+    config = compose.compose(["engine=[torchao,transformers]", "engine.transformers.dtype=bfloat16"])
+    assert list(config.engine) == ["torchao", "transformers"]
+    assert config.engine.transformers.dtype == "bfloat16"
+    assert compose.compose(["engine=[]"]).engine == {}
+
+
+def test_a_shipped_component_is_read_as_it_lies() -> None:
+    found = compose.component("export", "compressed_tensors")
+    assert found == compose.compose([]).export.compressed_tensors
+    assert found["_target_"].startswith("qat.export.")
+    with pytest.raises(KeyError):
+        compose.component("export", "no_such_format")
+
+
 def test_user_recipes_extend_and_shadow_the_shipped_ones(tmp_path: Path) -> None:
     recipes = write(write(tmp_path, "mine/a", "seed: 5\n"), "demo/base", "seed: 6\n")
     assert compose.compose(["recipe=mine/a"], recipes).seed == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import VOCABULARY, copy_tokenizer, random_llama
+from support import VOCABULARY, random_llama
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -17,7 +17,6 @@ from qat.errors import InputError
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.models.build import quiet
-from qat.paths import assets_dir
 from qat.prepare import prepare
 from qat.restore import restore
 from qat.scheme import Scheme, preset
@@ -201,17 +200,22 @@ def test_sharded_exports_load(tmp_path):
     assert max_logit_difference(loaded(tmp_path / "out").logits, dequantized(checkpoint), TOKENS) == 0.0
 
 
-def test_loss_and_text(tmp_path):
+def test_loss_and_continuation(tmp_path):
     checkpoint = frozen(preset("w4a16_g32"))
-    directory = exported(checkpoint, tmp_path / "out")
-    if not (assets_dir() / "tiny_llama/tokenizer.json").is_file():
-        pytest.skip("the embedded tokenizer is not there")
-    copy_tokenizer(directory)
-    engine = loaded(directory)
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
     blocks = [{"input_ids": row, "labels": row} for row in TOKENS]
+    model = dequantized(checkpoint)
     with torch.no_grad():
-        expected = dequantized(checkpoint)(input_ids=TOKENS, labels=TOKENS).loss.item()
+        expected = model(input_ids=TOKENS, labels=TOKENS).loss.item()
     assert engine.loss(blocks, batch_size=2) == pytest.approx(expected, rel=1e-5)
+    prompt = TOKENS[0, :5].tolist()
+    ids = list(prompt)
+    for _ in range(6):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert engine.continue_greedily(prompt, 6) == ids[5:]
+    with pytest.raises(InputError, match="do not fit the model's context of 64"):
+        engine.continue_greedily(prompt, 60)
 
 
 def test_bad_input_is_named(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +99,25 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     Text().write(CHECKPOINT, tmp_path / "text")
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), KeyboardInterrupt(), ValueError("bug")])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, code):
+    with pytest.raises(InputError, match=r"text cannot be written \(.*\); make its folder writable or"):
+        Text(fails=OSError(code, os.strerror(code))).write(CHECKPOINT, tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_export_is_written_over_when_that_is_asked_for(tmp_path):
+    for _ in range(2):
+        Text().write(CHECKPOINT, tmp_path / "text", overwrite=True)
+    assert (tmp_path / "text" / "whole.txt").is_file()
+    (tmp_path / "text" / "whole.txt").write_text("old")
+    with pytest.raises(ValueError, match="bug"):
+        Text(fails=ValueError("bug")).write(CHECKPOINT, tmp_path / "text", overwrite=True)
+    assert (tmp_path / "text" / "whole.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no"), KeyboardInterrupt(), ValueError("bug")])
 def test_other_errors_pass_and_leave_nothing(tmp_path, error):
     with pytest.raises(type(error)):
         Text(fails=error).write(CHECKPOINT, tmp_path / "text")
@@ -109,3 +128,10 @@ def test_a_missing_tokenizer_folder_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="tokenizer folder .*nowhere does not exist"):
         Text().write(CHECKPOINT, tmp_path / "text", tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_a_tokenizer_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "quantized").mkdir()
+    with pytest.raises(InputError, match="no tokenizer in .*quantized"):
+        Text().write(CHECKPOINT, tmp_path / "text", tmp_path / "quantized")
+    assert [path.name for path in tmp_path.iterdir()] == ["quantized"]

@@ -10,6 +10,8 @@ from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import random_llama
+from transformers import AutoModelForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
@@ -17,7 +19,9 @@ from qat.evaluate.parity import Parity, parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.ct_tensors import compress
 from qat.grid import Grid, qrange
+from qat.prepare import prepare
 from qat.quantized import QuantizedWeight
+from qat.restore import restore
 from qat.scheme import Scheme
 
 ROWS, COLUMNS, GROUP = 10, 40, 8  # neither is a multiple of 32, so no int32 word ends with a row
@@ -232,7 +236,7 @@ def test_dequantize_is_asked_for_only_where_transformers_needs_it_and_is_right(t
 
 def test_conv1d_is_refused_with_the_reason(tmp_path):
     made = checkpoint({"transformer.h.0.attn.c_attn": entry(weights(4))}, conv1d=["transformer.h.0.attn.c_attn"])
-    with pytest.raises(InputError, match=r"c_attn: transformers builds it as Conv1D"):
+    with pytest.raises(InputError, match=r"c_attn: transformers builds it as Conv1D.*export to dequantized or gguf"):
         CompressedTensorsExporter().write(made, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -253,8 +257,37 @@ def test_four_bit_zero_points_of_few_rows_are_refused(tmp_path):
 @pytest.mark.parametrize("other", [entry(weights(8)), entry(weights(4), DYNAMIC)], ids=["bits", "activations"])
 def test_a_quantized_embedding_beside_another_scheme_is_refused(tmp_path, other):
     made = checkpoint({"model.embed_tokens": entry(weights(4), kind="Embedding"), "model.layers.0.q_proj": other})
-    with pytest.raises(InputError, match="leave the embedding float or give every module one scheme"):
+    with pytest.raises(InputError, match="leave the embedding float, give every .* one scheme, or export to torchao"):
         CompressedTensorsExporter().write(made, tmp_path / "out")
+
+
+INT4 = {"num_bits": 4, "strategy": "group", "group_size": 32}
+INT8 = {"num_bits": 8, "strategy": "channel"}
+HEADS = {
+    "as all": {"all": {"targets": ["Linear", "lm_head"], "weights": INT4}},
+    "W8A8": {"all": {"targets": ["Linear", "lm_head"], "weights": INT8, "input_activations": DYNAMIC}},
+    "of its own scheme": {
+        "blocks": {"targets": ["Linear"], "weights": INT4},
+        "head": {"targets": ["lm_head"], "weights": INT8, "input_activations": DYNAMIC},
+    },
+    "alone": {"head": {"targets": ["lm_head"], "weights": INT8}},
+}
+
+
+@pytest.mark.parametrize("groups", HEADS.values(), ids=HEADS)
+def test_a_quantized_head_is_held_and_plain_transformers_loads_it(tmp_path, groups):
+    model, scheme = random_llama(tie_word_embeddings=False), Scheme(groups)
+    prepare(model, scheme)
+    made, exporter = QuantizedCheckpoint.freeze(model, scheme), CompressedTensorsExporter()
+    exporter.write(made, tmp_path / "out")
+    assert "lm_head" in made.weights
+    assert parity(made, exporter.read(tmp_path / "out")).exact
+    raw = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert "lm_head" not in raw["ignore"]
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.no_grad():
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+        assert torch.equal(loaded(tokens).logits, restore(made)(tokens).logits)
 
 
 def altered(directory: Path, **changes) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def metrics(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
     return found
 
 
+def without_clock(found: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without what depends on the time of day: how fast the engines were."""
+    for export in found["exports"].values():
+        for engine in export["engines"].values():
+            for key in ("prompt_tokens_per_second", "generated_tokens_per_second", "peak_memory_bytes"):
+                assert engine.pop(key) is None or engine["status"] == "ok"
+    return found
+
+
 def error_of(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
     with pytest.raises(SystemExit) as stop:
         main(list(words))
@@ -85,9 +95,9 @@ def test_a_run_has_everything_in_its_folder(finished: Path) -> None:
 
 
 def test_a_finished_run_resumes_to_the_same_result(run: Path) -> None:
-    before = metrics(run)
+    before = without_clock(metrics(run))
     assert main(["run", f"resume={run}"]) == 0
-    assert metrics(run) == before
+    assert without_clock(metrics(run)) == before
 
 
 def test_a_run_without_its_last_stages_goes_on_from_there(run: Path) -> None:
@@ -181,15 +191,108 @@ def test_validate_finds_a_changed_code(
     assert metrics(run)["exports"]["compressed_tensors"]["mismatched_codes"] == 1
 
 
-def test_an_export_that_exists_is_not_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "exists already" in error_of(capsys, 2, "export", f"run={run}")
+def test_an_export_that_exists_is_replaced_only_when_that_is_asked_for(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = run / "exports" / "compressed_tensors" / "mark"
+    mark.write_text("old")
+    line = error_of(capsys, 2, "export", f"run={run}")
+    assert line.endswith(f"{mark.parent} exists already; replace it with overwrite=true")
+    assert mark.is_file()
+    assert metrics(run)["exports"]
+    assert main(["export", f"run={run}", "overwrite=true"]) == 0
+    assert not mark.exists()
+    assert metrics(run)["exports"] == {}, "they were of the old one"
+    assert main(["validate", f"run={run}"]) == 0
+    assert metrics(run)["exports"]["compressed_tensors"]["mismatched_codes"] == 0
 
 
-def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with (run / "quantized" / "model.safetensors").open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"\x7f")
-    assert "model.safetensors is damaged" in error_of(capsys, 2, "export", f"run={run}")
+def test_validate_checks_every_export_in_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = ["export=[compressed_tensors,dequantized]", "export.dequantized.dtype=float32"]
+    assert main(["export", f"run={run}", *copy, "overwrite=true"]) == 0
+    assert main(["validate", f"run={run}"]) == 0
+    found = metrics(run)["exports"]
+    assert set(found) == {"compressed_tensors", "dequantized"}
+    assert {name: set(export["engines"]) for name, export in found.items()} == {
+        "compressed_tensors": {"transformers"},
+        "dequantized": {"transformers"},
+    }
+    shutil.rmtree(run / "exports" / "compressed_tensors")
+    assert main(["validate", f"run={run}", "engine=[]"]) == 0
+    assert metrics(run)["exports"]["dequantized"]["engines"] == {}
+    assert "does not exist" in error_of(capsys, 2, "validate", f"run={run}", "export=compressed_tensors")
+
+
+def test_an_engine_that_is_not_there_fails_nothing_and_passes_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QAT_ENGINES", str(tmp_path / "nowhere"))
+    assert main(["validate", f"run={run}", "engine=vllm"]) == 0
+    (engine,) = metrics(run)["exports"]["compressed_tensors"]["engines"].values()
+    assert (engine["status"], engine["loss"]) == ("not_available", None)
+    assert "not available: not installed: scripts/engines.sh vllm" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_engine_that_fails_fails_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = run / "exports" / "compressed_tensors" / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"no_such_model"'))
+    line = error_of(capsys, 1, "validate", f"run={run}")
+    assert "export compressed_tensors fails in transformers: transformers cannot load" in line
+    assert metrics(run)["exports"]["compressed_tensors"]["engines"]["transformers"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "ptq"])
+def test_overwrite_is_for_export(run: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    words = [f"run={run}"] if command == "validate" else []
+    line = error_of(capsys, 2, command, *words, "overwrite=true")
+    assert line.endswith(f"overwrite=true is not for qat {command}, but for qat export")
+
+
+def altered(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x7F
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "what"),
+    [
+        ("model.safetensors", altered, "is damaged: its sha256 is not the manifest's"),
+        ("model.safetensors", truncated, "is damaged: its sha256 is not the manifest's"),
+        ("config.json", altered, "is damaged: its sha256 is not the manifest's"),
+        ("tokenizer.json", Path.unlink, "is missing; make the checkpoint again"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_by_its_file_and_nothing_changes(
+    run: Path, capsys: pytest.CaptureFixture[str], file: str, damage: Callable[[Path], None], what: str
+) -> None:
+    damage(run / "quantized" / file)
+    before = files(run)
+    for command, words in (("export", ["overwrite=true"]), ("validate", []), ("evaluate", [])):
+        assert f"{run / 'quantized' / file} {what}" in error_of(capsys, 2, command, f"run={run}", *words)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("command", ["run", "train", "ptq"])
+def test_a_format_that_cannot_hold_the_scheme_is_refused_before_anything_is_written(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    words = [*small, "scheme=w4a16_g32_asym", "export=[compressed_tensors,gguf]", f"run_dir={tmp_path / 'run'}"]
+    line = error_of(capsys, 2, command, *words)
+    assert "error: export gguf: " in line
+    assert "; formats that take it: " in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_export_asks_every_format_before_it_writes_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(run)
+    words = ["export=[compressed_tensors,gguf]", "overwrite=true"]
+    assert "error: export gguf: " in error_of(capsys, 2, "export", f"run={run}", *words)
+    assert files(run) == before
 
 
 @pytest.mark.parametrize(

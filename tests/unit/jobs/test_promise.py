@@ -42,7 +42,8 @@ def test_a_missed_bound_says_value_and_bound(bounds: dict[str, object], message:
     ("overrides", "expected"),
     [
         (["recipe=demo/w4a16_lsq", "seed=2", "run_dir=x", "logger=wandb", "logger.project=p"], []),
-        (["trainer.device=cpu", "trainer.log_every=1", "trainer.num_threads=2", "export=[]", "engine.dtype=x"], []),
+        (["trainer.device=cpu", "trainer.log_every=1", "trainer.num_threads=2", "export=[]"], []),
+        (["engine=[vllm]", "engine.vllm.dtype=x", "overwrite=true"], []),
         (["trainer.max_steps=5"], ["trainer.max_steps=5"]),
         (["scheme=w8a8", "seed=1"], ["scheme=w8a8"]),
         (["+phase@schedule.x=blend"], ["+phase@schedule.x=blend"]),

@@ -8,6 +8,7 @@ import pytest
 from qat.errors import InputError
 from qat.report.environment import environment
 from qat.report.metrics import (
+    EngineResult,
     ExportResult,
     Metrics,
     QATQuality,
@@ -28,7 +29,19 @@ def metrics() -> Metrics:
         base=Quality(loss=1.5, perplexity=4.48, top1_agreement=1.0, kl=0.0, bytes=2000),
         ptq={"rtn": Quality(loss=1.66, bytes=500, of="tuned_float")},
         qat=QATQuality(loss=1.54, recovery={"rtn": 0.75}, recovery_against="tuned_float"),
-        exports={"compressed_tensors": ExportResult(bytes=600, tensors=3, mismatched_codes=0, mismatched_scales=0)},
+        exports={
+            "compressed_tensors": ExportResult(
+                bytes=600,
+                tensors=3,
+                mismatched_codes=0,
+                mismatched_scales=2,
+                mismatched_zero_points=1,
+                engines={
+                    "transformers": EngineResult(status="ok", description="transformers 5", greedy_tokens_equal=(3, 4)),
+                    "vllm": EngineResult(status="not_available", reason="not installed"),
+                },
+            )
+        },
         train=Train(tokens_per_second=1000.0, peak_memory_bytes=1, seconds=2.0),
         samples=[Sample(prompt="def ", continuations={"qat": "main("})],
     )
@@ -48,8 +61,15 @@ def test_keys_are_sorted_and_named_as_documented(tmp_path):
     assert values["float"]["loss"] == 1.5
     assert values["ptq"]["rtn"]["loss"] == 1.66
     assert values["qat"]["recovery"]["rtn"] == 0.75
-    assert values["exports"]["compressed_tensors"]["mismatched_codes"] == 0
+    export = values["exports"]["compressed_tensors"]
+    assert export["mismatched_codes"] == 0
+    assert export["engines"]["transformers"]["greedy_tokens_equal"] == [3, 4]
+    assert export["engines"]["vllm"]["status"] == "not_available"
     assert values["train"].keys() >= {"tokens_per_second", "peak_memory_bytes", "seconds"}
+
+
+def test_mismatches_of_an_export_are_of_every_kind():
+    assert metrics().exports["compressed_tensors"].mismatches == 3
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
@@ -80,6 +100,11 @@ def test_a_file_is_replaced_or_left_alone(tmp_path, monkeypatch):
         ("{", "not JSON"),
         ('{"model": "a", "scheme": "b", "exprots": {}}', "exprots.*did you mean 'exports'"),
         ('{"model": "a", "scheme": "b", "qat": {"loss": "low"}}', "qat.loss"),
+        (
+            '{"model": "a", "scheme": "b", "exports": {"x": {"bytes": 1, "tensors": 1, "mismatched_codes": 0, '
+            '"mismatched_scales": 0, "engines": {"y": {"status": "fine"}}}}}',
+            "exports.x.engines.y.status",
+        ),
         ('{"scheme": "b"}', "model"),
     ],
 )

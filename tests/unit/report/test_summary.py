@@ -3,11 +3,10 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from qat.report.metrics import ExportResult, Metrics, QATQuality, Quality, Train
-from qat.report.summary import human_bytes, print_summary
+from qat.report.metrics import EngineResult, ExportResult, Metrics, QATQuality, Quality, Train
+from qat.report.summary import print_summary
 
 BYTES = {"bytes": 901_000}
 FULL = Metrics(
@@ -36,10 +35,22 @@ FULL = Metrics(
             mismatched_codes=0,
             mismatched_zero_points=2,
             mismatched_scales=3,
-            max_logit_difference=1.2e-6,
-            engine="transformers 5.23.0",
-            perplexity=6.1,
-        )
+            engines={
+                "transformers": EngineResult(
+                    status="ok",
+                    description="transformers 5.23.0",
+                    max_logit_difference=1.2e-6,
+                    perplexity=6.1,
+                    greedy_tokens_equal=(80, 80),
+                    prompt_tokens_per_second=23512.2,
+                    generated_tokens_per_second=850.4,
+                    peak_memory_bytes=1_212_000_000,
+                ),
+                "vllm": EngineResult(status="not_available", reason="not installed: scripts/engines.sh vllm"),
+                "transformers_4_51": EngineResult(status="failed", reason="no such file"),
+            },
+        ),
+        "gguf": ExportResult(bytes=5, tensors=29, mismatched_codes=0, mismatched_scales=0),
     },
     train=Train(tokens_per_second=23512.2, peak_memory_bytes=1_212_000_000, seconds=142.2),
 )
@@ -63,7 +74,10 @@ def test_every_row_and_number_fits_80_columns():
     assert row(text, "PTQ rtn (tuned)") == ["1.8871", "6.600", "+10.00%", "83.0%", "0.1100", "901", "kB"]
     assert row(text, "PTQ awq (tuned)") == ["8.9000", "7,332", "x1,222", "10.0%", "5.1100", "901", "kB"]
     assert row(text, "QAT") == ["1.8083", "6.100", "+1.67%", "90.0%", "0.0300", "901", "kB"]
-    assert row(text, "compressed_tensors ") == ["6.100", "29", "2", "3", "1.2e-06", "912", "kB"]
+    assert row(text, "compressed_tensors") == ["5", "912", "kB"]
+    assert row(text, "transformers ") == ["1.2e-06", "6.100", "80/80", "23.5k", "850", "1.21", "GB"]
+    assert row(text, "transformers_4_51") == row(text, "vllm") == ["-"] * 6
+    assert row(text, "gguf") == ["0", "5", "B"]
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
 
@@ -72,7 +86,11 @@ def test_recovery_engine_cost_and_place_are_told():
     text = text_of(FULL, Path("outputs/demo"))
     assert "recovery against PTQ rtn of tuned float: 82.7%" in text
     assert "recovery against PTQ awq of tuned float: undefined, PTQ lost nothing" in text
-    assert "compressed_tensors was loaded by transformers 5.23.0" in text
+    lines = text_of(FULL, width=120).splitlines()
+    assert "compressed_tensors was loaded by transformers 5.23.0" in lines
+    assert "compressed_tensors in vllm: not available: not installed: scripts/engines.sh vllm" in lines
+    assert "compressed_tensors in transformers_4_51: failed: no such file" in lines
+    assert "gguf was loaded by none of the engines that were chosen (engine=...)" in lines
     assert "training took 142 s, 23,512 tokens/s, peak memory 1.21 GB" in text
     assert text.rstrip().endswith("results: outputs/demo")
 
@@ -107,12 +125,3 @@ def test_an_encoder_shows_its_own_measures():
     assert "cosine" in text
     assert "ppl" not in text
     assert row(text, "QAT") == ["0.99912", "1.2e-05", "-"]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1 kB"), (901_000, "901 kB"), (999_600, "1 MB"),
-     (3_812_000, "3.81 MB"), (16_060_522_496, "16.1 GB"), (2 * 10**15, "2e+03 TB")],
-)  # fmt: skip
-def test_human_bytes(count, text):
-    assert human_bytes(count) == text

@@ -1,0 +1,178 @@
+"""A worker process: started, asked, and ended with whatever it started itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qat.engines.base import NotAvailable
+from qat.engines.workers.worker_protocol import pack, unpack
+from qat.errors import InputError, RunError
+
+_LOG = "log.txt"
+_POLL_SECONDS = 1.0
+_KINDS: dict[str, type[InputError]] = {
+    "InputError": InputError,
+    "ValueError": InputError,
+    "NotAvailable": NotAvailable,
+}
+"""Errors of a worker, by name, that are not its own failure."""
+
+_PRIVATE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""A worker reads local files and tells nobody."""
+
+
+class WorkerProcess:
+    """A process that runs :func:`qat.engines.workers.worker_protocol.serve`.
+
+    It works in a temporary folder of its own, where arrays pass through files and its output is kept, and ends with
+    this object, with this process, or when it does not answer in time.
+
+    Args:
+        name: what messages call it.
+        command: what to run; the protocol's arguments are added.
+        environment: variables besides those of this process.
+
+    Raises:
+        InputError: the command cannot be started.
+    """
+
+    peak_memory_bytes: int | None = None
+    """Largest resident memory of the worker up to its last answer."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._folder = Path(tempfile.mkdtemp(prefix="qat-engine-")).resolve()
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        self._received = b""
+        try:
+            with (self._folder / _LOG).open("wb") as log:
+                self._process = subprocess.Popen(
+                    [*command, str(requests), str(answers), str(os.getpid())],
+                    cwd=self._folder,
+                    env={**os.environ, **_PRIVATE, "TMPDIR": str(self._folder), **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(requests, answers),
+                    start_new_session=True,  # its own process group, which is ended as a whole
+                )
+        except OSError as error:
+            _end(None, (self._requests, self._answers), self._folder)
+            raise InputError(f"{name} cannot be started: {error}") from error
+        finally:
+            os.close(requests)
+            os.close(answers)
+        self._end = weakref.finalize(self, _end, self._process, (self._requests, self._answers), self._folder)
+
+    def call(self, method: str, time_limit: float, **arguments: Any) -> Any:
+        """Ask the worker; numpy arrays and dicts of them may be among the arguments and in the result.
+
+        Raises:
+            InputError: the worker says that its input cannot be used.
+            RunError: it failed at the method, in its own words; or it ended, or did not answer within ``time_limit``
+                seconds: it is gone then.
+        """
+        if not self._end.alive:
+            raise RunError(f"the worker of {self.name} has ended; load the export again")
+        try:
+            line = json.dumps({"method": method, "arguments": pack(arguments, self._folder)})
+            self._write(line.encode() + b"\n")
+            answer = self._parse(self._read(method, time_limit))
+            self.peak_memory_bytes = answer["peak_memory_bytes"]
+            result = unpack(answer.get("result"), self._folder)
+        except BaseException:
+            self.close()
+            raise
+        if "error" in answer:
+            raise _KINDS.get(answer["kind"], RunError)(answer["error"])
+        return result
+
+    def close(self) -> None:
+        """End the worker, and whatever it started."""
+        self._end()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            os.write(self._requests, line)
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def _read(self, method: str, time_limit: float) -> bytes:
+        deadline = time.monotonic() + time_limit
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise RunError(
+                        f"{self.name} did not answer {method} within {time_limit:g} seconds and was ended"
+                        f"{self._last_words()}"
+                    )
+                if not selector.select(min(left, _POLL_SECONDS)):
+                    # A process that the worker started may hold the pipe open after its end.
+                    if self._process.poll() is not None and not selector.select(0):
+                        raise self._ended()
+                    continue
+                received = os.read(self._answers, 1 << 16)
+                if not received:
+                    raise self._ended()
+                self._received += received
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+            if {"result", "error"} & answer.keys() and isinstance(answer["peak_memory_bytes"], int):
+                return dict(answer)
+        except (ValueError, AttributeError, KeyError):
+            pass
+        raise RunError(f"{self.name} answered {line[:80]!r}, which is not in qat's protocol{self._last_words()}")
+
+    def _ended(self) -> RunError:
+        """Why there is no answer: how the process ended, and the last that it printed."""
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            how = "closed its pipe"
+        else:
+            how = f"ended with exit status {status}"
+            if status < 0:
+                how = f"was ended by {signal.Signals(-status).name}"
+            if status == -signal.SIGKILL:
+                how += " (the system's answer to a lack of memory)"
+        return RunError(f"{self.name} {how}{self._last_words()}")
+
+    def _last_words(self) -> str:
+        lines = (self._folder / _LOG).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f": {last[-500:]}" if last else ""
+
+
+def _end(process: subprocess.Popen[bytes] | None, pipes: tuple[int, int], folder: Path) -> None:
+    for pipe in pipes:
+        os.close(pipe)
+    if process is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of an ended group
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,177 @@
+"""Quantize a model that does not fit in memory: tensor by tensor, as they are asked for.
+
+The codes and scales are those of prepare, :class:`~qat.ptq.base.DataFreePTQ` and freeze, bit for bit: the same fake
+quantizers round the same numbers. A weight is quantized a few rows at a time, so that what lies between two steps
+stays in a core's own cache; that alone makes it several times faster than a step on the whole weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
+from torch import Tensor
+
+from qat.checkpoint import QuantizedCheckpoint, finite_grid, kind_of, model_ties
+from qat.errors import InputError
+from qat.fake_quant import FakeQuantizer
+from qat.fake_quant.base import Layout
+from qat.grid import Grid, group_count
+from qat.hosts import Host, hosts
+from qat.models.conv1d import stored_transposed
+from qat.models.loaded import Task
+from qat.models.skeleton import Skeleton, open_skeleton
+from qat.observers.minmax import MinMax
+from qat.prepare import prepare
+from qat.ptq.base import PTQ, DataFreePTQ
+from qat.quantized import Deferred, Lazy, QuantizedWeight
+from qat.rest import DTYPES, config_of, generation_config_of, rest_dtypes, rounded
+from qat.scheme import Scheme
+
+_CHUNK = 1 << 18
+"""Numbers quantized at once."""
+
+
+def stream(
+    directory: Path,
+    scheme: Scheme,
+    algorithm: PTQ,
+    rest_dtype: torch.dtype | None = None,
+    task: Task | None = None,
+) -> QuantizedCheckpoint:
+    """Quantize a model folder without loading it.
+
+    Nothing is read but headers until ``weights`` and ``rest`` of the result are: each access reads one tensor, and
+    while the caller works on one module, the next is quantized in a second thread.
+
+    Args:
+        directory: ``config.json`` and safetensors files, named as transformers names the model's tensors.
+        scheme: what to quantize; its activations must be dynamic.
+        algorithm: one that needs no data.
+        rest_dtype: as in :meth:`QuantizedCheckpoint.freeze`.
+        task: which head; None: as ``config.json`` says.
+
+    Raises:
+        InputError: a folder, scheme or algorithm that cannot be streamed, with the reason; when a tensor is read, a
+            number that is too large for ``rest_dtype``.
+        RunError: when a weight is read that is not finite.
+
+    Example:
+        >>> checkpoint = stream(Path("models/llama-70b"), preset("w4a16_g128"), RTN(MinMax()), torch.bfloat16)
+        >>> checkpoint.save(Path("quantized"))  # with the memory of two layers
+    """
+    if not isinstance(algorithm, DataFreePTQ):
+        raise InputError(
+            f"{type(algorithm).__name__} looks at the whole model at work, so it cannot be streamed; "
+            "leave stream out, or take an algorithm that needs no data: ptq=rtn"
+        )
+    if scheme.has_static_activations:
+        raise InputError(
+            "static input activations get their range from data, which needs the whole model at work; "
+            "make them dynamic, or leave stream out"
+        )
+    skeleton = open_skeleton(Path(directory), task)
+    model = skeleton.model
+    prepare(model, scheme, observer=MinMax())
+    prepared, ties = hosts(model), model_ties(model)
+    followers = {name for group in ties for name in group[1:]}
+    weights = {
+        name: _weight(skeleton, name, host, algorithm)
+        for name, host in prepared.items()
+        if f"{name}.weight" not in followers
+    }
+    state, dtypes = model.state_dict(), rest_dtypes(model, set(prepared), followers, rest_dtype)
+    rest = Lazy({name: partial(_rest, skeleton, name, state[name].dtype, dtype) for name, dtype in dtypes.items()})
+    config, generation = config_of(model, rest_dtype), generation_config_of(model)
+    return QuantizedCheckpoint(
+        ReadAhead(weights), rest, scheme, config, skeleton.task, ties, stored_transposed(model), generation
+    )
+
+
+class ReadAhead(Mapping[str, QuantizedWeight]):
+    """Weights of which one is quantized ahead: the next module's, while the caller works on this one's.
+
+    Args:
+        weights: with grids that are computed at access. Taken in another order than this they are still right, but
+            nothing is ahead.
+    """
+
+    def __init__(self, weights: Mapping[str, QuantizedWeight]) -> None:
+        names = list(weights)
+        self._order = dict(zip([None, *names], names, strict=False))
+        self._weights = weights
+        self._last: str | None = None
+        self._ahead: tuple[str, Future[Grid]] | None = None
+        self._pool = ThreadPoolExecutor(1, "qat-stream")
+        # One thread there and one here: torch's own would stand in each other's way. The limit is the thread's own, but
+        # setting it also sets that of later threads, which is put back.
+        threads = torch.get_num_threads()
+        self._pool.submit(torch.set_num_threads, 1).result()
+        torch.set_num_threads(threads)
+
+    def __getitem__(self, name: str) -> QuantizedWeight:
+        weight = self._weights[name]
+        return replace(weight, numbers=Deferred(weight.layout, partial(self._take, name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def _take(self, name: str) -> Grid:
+        (ahead, self._ahead), (last, self._last) = (self._ahead, None), (self._last, name)
+        ready = ahead[1].result() if ahead is not None and ahead[0] == name else None
+        following = self._order.get(name)
+        if following is not None and self._order.get(last) == name:
+            self._ahead = following, self._pool.submit(lambda: self._weights[following].grid)
+        return self._weights[name].grid if ready is None else ready
+
+
+def _weight(skeleton: Skeleton, name: str, host: Host, algorithm: DataFreePTQ) -> QuantizedWeight:
+    make = partial(_quantize, skeleton, name, host.weight_fake_quantizer, algorithm)
+    layout = host.weight_fake_quantizer.grid(host.weight)  # on the meta device, as the host is
+    return QuantizedWeight(Deferred(layout, make), host.quantization_scheme, kind_of(host))
+
+
+@torch.no_grad()
+def _quantize(skeleton: Skeleton, name: str, like: FakeQuantizer, algorithm: DataFreePTQ) -> Grid:
+    """Codes and scale of one weight, computed some rows at a time with quantizers built as ``like`` was."""
+    weight = skeleton.read(f"{name}.weight")
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    scales, zero_points = [], []
+    quantizers: dict[int, FakeQuantizer] = {}
+    start = 0
+    for part in weight.tensor_split(_pieces(weight, like.args)):
+        rows = part.contiguous().float()
+        if len(rows) not in quantizers:
+            layout = Layout(*group_count(tuple(rows.shape), like.args))
+            quantizers[len(rows)] = like.config.build(like.args, layout, like.scale_format.name)
+        algorithm.set_range(quantizers[len(rows)], rows)
+        grid = finite_grid(name, quantizers[len(rows)], rows)
+        codes[start : start + len(rows)] = grid.codes
+        scales.append(grid.scale)
+        zero_points.append(grid.zero_point)
+        start += len(rows)
+    found = [zero_point for zero_point in zero_points if zero_point is not None]
+    return Grid(codes, torch.cat(scales), torch.cat(found) if found else None)
+
+
+def _pieces(weight: Tensor, args: QuantizationArgs) -> int:
+    """Into how many pieces to cut: of at least two rows, since torch sums a single row in another order."""
+    if args.strategy == QuantizationStrategy.TENSOR:
+        return 1
+    return max(1, min(len(weight) // 2, -(-weight.numel() // _CHUNK)))
+
+
+def _rest(skeleton: Skeleton, name: str, in_memory: torch.dtype, dtype: torch.dtype | None) -> Tensor:
+    """An unquantized tensor: as it would be in memory, rounded to ``dtype``, in one step where that is the same."""
+    tensor = skeleton.read(name).contiguous()
+    if in_memory != torch.float32 or tensor.dtype not in DTYPES:
+        tensor = tensor.to(in_memory)
+    return rounded(name, tensor, dtype or in_memory)

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Makes the virtual environments of the engines that do not go with qat's own packages: all of them, or those named.
+#
+#     scripts/engines.sh [llama_cpp] [vllm] [transformers_4_51] [gptqmodel]
+#
+# They lie in $QAT_ENGINES, by default ~/.cache/qat/engines. Does nothing (fast) for one that is done already. Where
+# packages come from is pip's own configuration: on Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives
+# torch without its GPU libraries, as vLLM's wheel wants it. Works with bash 3.2 (macOS).
+set -euo pipefail
+folder=${QAT_ENGINES:-$HOME/.cache/qat/engines}
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+cd "$(dirname "${BASH_SOURCE[0]}")/engines"
+
+known="llama_cpp vllm transformers_4_51 gptqmodel"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+export BUILD_CUDA_EXT=0 # of GPTQModel: it runs on the CPU here
+
+# shellcheck disable=SC2086 # the names are words; "$@" of no words is an error in some bash 3.2 under -u
+for name in ${*:-}; do
+    case " $known " in
+    *" $name "*) ;;
+    *)
+        echo "there is no engine '$name' with an environment of its own; there are: $known" >&2
+        exit 2
+        ;;
+    esac
+done
+
+python=
+for candidate in ../../.venv/bin/python python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "needs Python 3.11 or later with its venv module; run scripts/setup.sh, which says how to get one" >&2
+    exit 2
+fi
+
+module_of() { # what a finished environment can import
+    case $1 in
+    transformers_4_51) echo transformers ;;
+    *) echo "$1" ;;
+    esac
+}
+
+install() {
+    name=$1
+    environment=$folder/$name
+    lock=$name.lock
+    stamp=$environment/.installed
+    # The folder is in it since a virtual environment cannot be moved.
+    wanted="$environment $(cksum <"$lock")"
+    if [ -x "$environment/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+        return
+    fi
+    echo "Making $environment with $("$python" --version) (minutes)" >&2
+    rm -f "$stamp"
+    "$python" -m venv --clear "$environment"
+    # torch first, with the GPU libraries that it may need; then the lock as it is: it is complete, and it holds
+    # versions that some package's own bounds would not let in.
+    if torch=$(grep '^torch==' "$lock"); then
+        "$environment/bin/python" -m pip install --quiet --constraint "$lock" "$torch"
+    fi
+    "$environment/bin/python" -m pip install --quiet --no-deps --requirement "$lock"
+    "$environment/bin/python" -c "import $(module_of "$name")" >/dev/null
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# shellcheck disable=SC2086
+for name in ${*:-$known}; do
+    install "$name"
+done

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from support import copy_tokenizer, random_llama
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.errors import InputError
+from qat.evaluate.parity import Parity, parity
+from qat.export.dequantized import DequantizedExporter
+from qat.models.build import initialise
+from qat.prepare import prepare
+from qat.quantized import Deferred
+from qat.restore import restore
+from qat.scheme import Scheme
+
+TOKENS = torch.arange(24).reshape(2, 12)
+
+
+def frozen(
+    bits=4, symmetric=True, scale_format="bf16", rest=torch.float16, model=None, ignore=(), **changes
+) -> QuantizedCheckpoint:
+    weights = {"num_bits": bits, "strategy": "group", "group_size": 32, "symmetric": symmetric}
+    scheme = Scheme({"all": {"targets": ["Linear"], "weights": weights}}, list(ignore), scale_format)
+    model = model or random_llama(**changes)
+    prepare(model, scheme)
+    return QuantizedCheckpoint.freeze(model, scheme, rest_dtype=rest)
+
+
+def logits(directory):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()(TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "scale_format", "rest", "stored"),
+    [
+        (4, True, "bf16", torch.float16, "float16"),  # 3 + 8 bits fill float16's 11
+        (4, False, "lossless_fp16", torch.float16, "float16"),
+        (8, True, "lossless_fp16", torch.float16, "float16"),
+        (8, True, "lossless_bf16", torch.bfloat16, "bfloat16"),
+        (4, True, "lossless_bf16", torch.bfloat16, "bfloat16"),
+        (2, True, "lossless_bf16", torch.float16, "float16"),
+    ],
+)
+def test_the_16_bit_twin_is_the_integer_model_bit_for_bit(tmp_path, bits, symmetric, scale_format, rest, stored):
+    made, exporter = frozen(bits, symmetric, scale_format, rest), DequantizedExporter()
+    exporter.write(made, tmp_path / "out")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    assert {str(t.dtype) for t in tensors.values()} == {f"torch.{stored}"}
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == stored
+    assert parity(made, exporter.read(tmp_path / "out"), exporter.holds_activations) == Parity(14, 0, 0, 0)
+    assert exporter.weight_bytes(made) == sum(tensor.nbytes for tensor in tensors.values())
+    with torch.no_grad():
+        assert torch.equal(logits(tmp_path / "out"), restore(made)(TOKENS).logits)
+
+
+def test_float32_holds_what_16_bits_do_not(tmp_path):
+    made = frozen(8, scale_format="fp32", rest=torch.float32)
+    DequantizedExporter(dtype="float32").write(made, tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(logits(tmp_path / "out"), restore(made)(TOKENS).logits)
+
+
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "dtype", "needed", "remedy"),
+    [
+        (8, True, "auto", 15, "lossless_fp16"),
+        (4, False, "auto", 12, "lossless_fp16"),
+        (4, True, "bfloat16", 11, "lossless_bf16"),
+        (8, False, "bfloat16", 16, "lossless_fp16 and export with dtype: float16"),
+    ],
+)
+def test_a_scheme_with_too_many_bits_is_refused_before_training(bits, symmetric, dtype, needed, remedy):
+    message = rf"q_proj exactly.* need {needed} significand bits; .*scale_format: {remedy}, take dtype: float32, or "
+    message += "export integers: compressed_tensors"
+    with pytest.raises(InputError, match=message):
+        DequantizedExporter(dtype=dtype).takes(frozen(bits, symmetric))
+
+
+def test_an_inexact_tensor_of_the_rest_is_named_and_nothing_is_left(tmp_path):
+    made = frozen(rest=torch.float32)
+    with pytest.raises(
+        InputError, match=r"model\.embed_tokens\.weight needs 2\d significand bits.*rest_dtype: float16"
+    ):
+        DequantizedExporter().write(made, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_below_float16s_range_is_named(tmp_path):
+    made = frozen()
+    made.rest["model.norm.weight"] = torch.full((64,), 2.0**-40)
+    with pytest.raises(InputError, match=r"1 of \d+ tensors.*model\.norm\.weight holds 9\.09495e-13, out of its range"):
+        DequantizedExporter().write(made, tmp_path / "out")
+
+
+def test_the_unquantized_weights_own_dtype_is_tried_first(tmp_path):
+    """Codes and scales of 8 bits fit both types; only bfloat16 holds this rest."""
+    made = frozen(scale_format="lossless_bf16", rest=torch.float32)
+    made.rest = {name: tensor.bfloat16().float() for name, tensor in made.rest.items()}
+    made.rest["model.norm.weight"][0] = 2.0**-40
+    DequantizedExporter().write(made, tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out/model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_a_weight_is_computed_once_and_only_to_be_written(tmp_path):
+    made, computed = frozen(), []
+
+    def deferred(name, entry):
+        return dataclasses.replace(entry, numbers=Deferred(entry.layout, lambda: computed.append(name) or entry.grid))
+
+    made.weights = {name: deferred(name, entry) for name, entry in made.weights.items()}
+    exporter = DequantizedExporter()
+    exporter.takes(made)
+    exporter.weight_bytes(made)
+    assert computed == []
+    exporter.write(made, tmp_path / "out")
+    assert computed == list(made.weights)
+
+
+@pytest.mark.parametrize("ignore", [(), ("re:.*c_proj",)], ids=["all quantized", "one float"])
+def test_conv1d_is_stored_transposed(tmp_path, ignore):
+    config = GPT2Config(vocab_size=100, n_positions=32, n_embd=64, n_layer=1, n_head=2)
+    made, exporter = frozen(model=initialise(config, "causal_lm"), ignore=ignore), DequantizedExporter()
+    exporter.write(made, tmp_path / "out")
+    name = "transformer.h.0.attn.c_attn"
+    assert load_file(tmp_path / "out/model.safetensors")[f"{name}.weight"].shape == (64, 192)
+    assert parity(made, exporter.read(tmp_path / "out"), False).exact
+    with torch.no_grad():
+        assert torch.equal(logits(tmp_path / "out"), restore(made)(TOKENS).logits)
+
+
+def test_parity_counts_differing_values_and_missing_modules(tmp_path):
+    made, exporter = frozen(), DequantizedExporter()
+    exporter.write(made, tmp_path / "out")
+    path = tmp_path / "out/model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    name = "model.layers.0.self_attn.q_proj"
+    tensors[f"{name}.weight"][0, :3] += 1
+    del tensors["model.layers.0.self_attn.k_proj.weight"]
+    save_file(tensors, path, metadata=metadata)
+    found = parity(made, exporter.read(tmp_path / "out"), False)
+    assert found.missing == ("model.layers.0.self_attn.k_proj",)
+    assert found.mismatched_codes == 3 + made.weights["model.layers.0.self_attn.k_proj"].grid.codes.numel()
+
+
+def test_the_dialect_writes_what_4_51_reads(tmp_path):
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope["original_max_position_embeddings"] = 32
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    copy_tokenizer(tokenizer)
+    (tokenizer / "chat_template.jinja").write_text("{{ messages }}")
+    DequantizedExporter(dialect="transformers_4_51", max_shard_size="50KB").write(
+        frozen(rope_parameters=rope), tmp_path / "out", tokenizer
+    )
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["rope_theta"] == rope.pop("rope_theta")
+    assert config["rope_scaling"] == rope
+    assert config["torch_dtype"] == "float16"
+    assert not {"rope_parameters", "dtype", "quantization_config"} & config.keys()
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    files = {path.name: load_file(path) for path in (tmp_path / "out").glob("*.safetensors")}
+    assert len(files) > 1
+    assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
+    assert index["metadata"] == {"total_size": sum(t.nbytes for ts in files.values() for t in ts.values())}
+    values = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["chat_template"] == "{{ messages }}"
+    assert not (tmp_path / "out/chat_template.jinja").exists()
+
+
+def test_a_single_file_has_an_index_too(tmp_path):
+    DequantizedExporter(dialect="transformers_4_51").write(frozen(), tmp_path / "out")
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("option", [{"dtype": "float61"}, {"dialect": "transformers_4"}])
+def test_unknown_options_are_refused(option):
+    with pytest.raises(InputError, match="is not one of"):
+        DequantizedExporter(**option)

@@ -1,0 +1,186 @@
+"""``qat ptq stream=true``: the bits of ``qat ptq`` in memory, taken up where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import copy_tokenizer, random_llama
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.cli.main import main
+from qat.export.compressed_tensors import CompressedTensorsExporter
+from qat.jobs.stages import exports as export_stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded bfloat16 Llama whose vocabulary is the tokenizer's."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    random_llama(vocab_size=1024, max_position_embeddings=128).to(torch.bfloat16).save_pretrained(
+        folder, max_shard_size="100KB"
+    )
+    copy_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def words(model: Path, tmp_path: Path) -> list[str]:
+    return ["ptq", "model=hf", f"model.path={model}", "stream=true", f"run_dir={tmp_path / 'run'}"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_files_are_those_of_a_run_in_memory(
+    words: list[str], text_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    assert "not scored: stream=true" in " ".join(capsys.readouterr().out.split())
+    here = ["trainer.block_size=32", "trainer.device=cpu", "evaluate.blocks=2", "engine=[]", "stream=false"]
+    assert main([*words, *text_words, *here, f"run_dir={tmp_path / 'whole'}"]) == 0
+    for part in ("quantized", "exports/compressed_tensors"):
+        streamed, whole = tmp_path / "run" / part, tmp_path / "whole" / part
+        assert names(streamed) == names(whole)
+        for name in names(whole):
+            assert (streamed / name).read_bytes() == (whole / name).read_bytes(), name
+    found: dict[str, Any] = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    kept = {"engine": None, "loss": None, "mismatched_codes": 0, "mismatched_scales": 0, "engines": {}}
+    assert found["exports"]["compressed_tensors"].items() >= kept.items()
+    assert found["unmeasured"].startswith("stream=true: the model was never in memory")
+    assert (found["float"], found["ptq"]["rtn"]["loss"]) == (None, None)
+    assert found["ptq"]["rtn"]["bytes"] > 0
+    assert main(["export", f"run={tmp_path / 'run'}", "export=dequantized", "export.dequantized.dtype=float32"]) == 0
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    """Stop in the middle of the third tensor, as Ctrl-C would."""
+    original = getattr(owner, name)
+
+    def stopping(self: Any, *args: Any, **options: Any) -> Iterator[Any]:
+        for number, item in enumerate(original(self, *args, **options)):
+            if number == 3 and options.get("numbers", True):
+                raise KeyboardInterrupt
+            yield item
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+@pytest.mark.parametrize("during", ["save", "export"])
+def test_an_interrupted_run_is_resumed_without_making_anything_twice(
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    during: str,
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt(patch, QuantizedCheckpoint if during == "save" else CompressedTensorsExporter, "_tensors")
+        line = error_of(capsys, *words, code=130)
+    assert line == f"qat: interrupted; resume with: qat ptq resume={run}"
+    assert [name for name in names(run) if not name.startswith(".")] == (
+        [] if during == "save" else ["exports", "quantized"]
+    )
+    assert not (run / "exports" / "compressed_tensors").exists()
+    before = {path: path.stat().st_mtime_ns for path in run.glob("quantized/*")}
+    assert main(["ptq", f"resume={run}"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((run / "metrics.json").read_text())["exports"]["compressed_tensors"]["mismatched_codes"] == 0
+    assert all(not name.endswith(".tmp") for name in [*names(run), *names(run / "exports")])
+
+
+def test_a_finished_run_is_only_checked_again(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words) == 0
+    monkeypatch.setattr(QuantizedCheckpoint, "save", None)
+    monkeypatch.setattr(CompressedTensorsExporter, "write", None)
+    assert main(["ptq", f"resume={tmp_path / 'run'}"]) == 0
+
+
+def test_an_export_that_differs_fails_the_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = export_stage.parity
+
+    def changed(checkpoint: Any, read: Any, activations: bool) -> Any:
+        read = dict(read)
+        next(iter(read.values())).weight.codes[0, 0] ^= 1
+        return parity(checkpoint, read, activations)
+
+    monkeypatch.setattr(export_stage, "parity", changed)
+    line = error_of(capsys, *words, code=1)
+    assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["model=tiny_llama", "~model.path"], "stream=true reads the files of a Hugging Face folder"),
+        (["model.shrink=true"], "model.shrink=True is for a model in memory; leave it out with stream=true"),
+        (["model.dtype=bfloat16"], "model.dtype=bfloat16 is for a model in memory"),
+        (["model.path=/no/such/folder"], "no folder '/no/such/folder'"),
+        (["scheme=w8a8_static"], "static input activations get their range from data"),
+        (["~scheme"], "this run has no scheme"),
+        (["export=gptq", "scheme=w8a8"], "export gptq: "),
+    ],
+)
+def test_bad_input_writes_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    if more[0] == "model=tiny_llama":
+        words, more = [word for word in words if not word.startswith("model")], more[:1]
+    assert message in error_of(capsys, *words, *more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_ptq_streams(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "stream=true is not for qat run, but for qat ptq" in error_of(capsys, "run", *words[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("ptq=rtn_mse", "was started with"),
+        ("scheme=w8a16", "was started with"),
+        ("stream=false", "qat ptq can only be resumed with stream=true"),
+    ],
+)
+def test_a_resumed_run_stays_the_same(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+) -> None:
+    assert main([*words, "export=[]"]) == 0
+    assert message in error_of(capsys, "ptq", f"resume={tmp_path / 'run'}", change)
+
+
+def test_a_damaged_checkpoint_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "export=[]"]) == 0
+    with (tmp_path / "run" / "quantized" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    assert "model.safetensors is damaged" in error_of(capsys, "ptq", f"resume={tmp_path / 'run'}")
+
+
+def test_a_missing_tokenizer_is_refused(
+    words: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = Path(shutil.copytree(model, tmp_path / "bare"))
+    (bare / "tokenizer.json").unlink()
+    assert "no tokenizer in" in error_of(capsys, *words, f"model.path={bare}")
+    assert not (tmp_path / "run").exists()
