@@ -36,7 +36,7 @@ def train_float(run: RunConfig, folder: RunFolder) -> None:
     if run.schedule:
         raise InputError("a schedule needs a scheme; pick one with scheme=<name>, or leave the phases out")
     loaded = inputs.load(run)
-    training.check(loaded, CrossEntropy())
+    training.check(run, loaded, CrossEntropy())
     Evaluation(run, loaded)
     folder.create()
     model = folder.path / "model"

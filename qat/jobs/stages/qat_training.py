@@ -65,7 +65,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     for exporter in plan.exporters.values():
         exporter.takes(untrained)
     del untrained
-    training.check(inputs, loss)
+    training.check(run, inputs, loss)
 
     show(prepared.report.table(), schedule.table())
     folder.create()
