@@ -93,7 +93,6 @@ def test_metrics_json(finished: Path) -> None:
         assert 0 < quality["top1_agreement"] < 1
         assert quality["kl"] > 0
     assert found["qat"]["bytes"] == found["ptq"]["rtn"]["bytes"] < found["float"]["bytes"]
-    assert found["float"]["bytes"] == found["tuned_float"]["bytes"] == 2 * 721_792  # its files are bfloat16
 
     tuned, rtn, trained = found["tuned_float"]["loss"], found["ptq"]["rtn"]["loss"], found["qat"]["loss"]
     assert tuned < found["float"]["loss"]
