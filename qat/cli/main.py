@@ -27,7 +27,7 @@ from qat.config import compose
 from qat.config.check import check
 from qat.config.explain import explain
 from qat.config.run_folder import RunFolder, choose
-from qat.errors import DiskFull, Interrupted, QatError, RunError, is_disk_full
+from qat.errors import DiskFull, InputError, Interrupted, QatError, RunError, is_disk_full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +56,11 @@ def _dispatch(words: list[str]) -> int:
         commands.check(command)
         if command in commands.PLAIN:
             return _plain(command, rest)
+        if not rest and command in ("run", "train"):
+            raise InputError(
+                f"say what to train: qat {command} recipe=demo/w4a16_lsq, or a model and data of your own "
+                f"(qat {command} --help lists them)"
+            )
         arguments = Arguments.parse(rest)
         compose.setup(arguments.recipes)
         if arguments.help:

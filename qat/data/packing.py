@@ -36,6 +36,6 @@ def cut(stream: npt.NDArray[np.generic], block_size: int, name: str) -> npt.NDAr
     if blocks == 0:
         raise InputError(
             f"{name} has {len(stream)} tokens, fewer than one block of block_size={block_size}; "
-            "give more text or a smaller block_size"
+            "give more text, a larger share of it to this split, or a smaller block_size"
         )
     return stream[: blocks * block_size].reshape(blocks, block_size)

@@ -113,5 +113,10 @@ class HoldOut:
             empty = False
             yield document
         if empty:
-            why = "no training document falls into its share" if split not in self.given else "it has no document"
-            raise InputError(f"the {split} split is empty: {why}; give more data or set {self.option}.{split}")
+            if split in self.given:
+                raise InputError(f"the {split} split is empty: it has no document; give more data")
+            share = f"{self.option}.{split}_share={self.shares.get(split, 1.0):g}"
+            raise InputError(
+                f"the {split} split is empty: no training document falls into {share}; give more data, raise the share "
+                f"or set {self.option}.{split}"
+            )

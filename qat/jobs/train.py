@@ -36,7 +36,7 @@ def train_float(run: RunConfig, folder: RunFolder) -> None:
     if run.schedule:
         raise InputError("a schedule needs a scheme; pick one with scheme=<name>, or leave the phases out")
     loaded = inputs.load(run)
-    training.check(loaded, CrossEntropy())
+    training.check(run, loaded, CrossEntropy())
     Evaluation(run, loaded)
     folder.create()
     model = folder.path / "model"
@@ -44,7 +44,8 @@ def train_float(run: RunConfig, folder: RunFolder) -> None:
         loggers = training.extra_loggers(run, folder)
         training.fit_model(run, loaded, loaded.loaded.model, CrossEntropy(), folder, folder.path, loggers=loggers)
         save_float(loaded.loaded, model, dtype="bfloat16")
-    written = replace(loaded.loaded, model=hf.load(str(model), task=loaded.loaded.task).model)
+    read = hf.load(str(model), task=loaded.loaded.task)
+    written = replace(loaded.loaded, model=read.model, file_dtype=read.file_dtype)
     metrics = finish.new_metrics(run, loaded)
     metrics.base = Evaluation(run, replace(loaded, loaded=written)).float("float", written.model)
     metrics.train = training.cost_of(folder.path)

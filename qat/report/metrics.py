@@ -30,7 +30,7 @@ class Quality(_Strict):
         perplexity: exp(loss).
         top1_agreement: share of tokens whose most probable prediction is that of the float reference.
         kl: mean KL(reference || model) in nats a token.
-        bytes: size of the weights.
+        bytes: size of the weights; those of a float model in the dtype of the base's files.
         cosine: mean cosine similarity of the hidden states to the reference's.
         mse: mean squared error of the hidden states.
         of: which float model this was made from, of a PTQ result.

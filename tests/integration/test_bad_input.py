@@ -238,6 +238,8 @@ def test_every_command_reads_its_text_before_it_begins(
         (["run_dir=there"], "run_dir=there exists; choose another, or continue it with resume=there"),
         (["run_dir=there/metrics.json/run"], "the run folder there/metrics.json/run cannot be made (Not a directory)"),
         (["trainer.max_steps=0"], "trainer.max_steps=0 must be 1 or more"),
+        (["optimizer.lr=-1"], "optimizer.lr=-1.0 must be 0 or more"),
+        (["optimizer.betas=[2,3]"], "must be two numbers from 0 to below 1"),
         (["model.dtype=bfloat16"], "training needs float32 weights; set model.dtype=float32"),
         (["evaluate.blocks=0"], "evaluate.blocks=0 must be 1 or more"),
         (["evaluate.generate=true", "evaluate.max_new_tokens=200"], "do not fit the model's context of 128"),
@@ -252,6 +254,17 @@ def test_an_option_that_cannot_be_used(
     (place / "there").mkdir()
     (place / "there" / "metrics.json").write_text("{}")
     assert message in refused(*words)
+
+
+def test_a_logger_whose_package_is_missing(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qat.training.loggers.tensorboard.find_spec", lambda _: None)
+    assert "pip install 'qat[tensorboard]'" in refused("logger=tensorboard")
+
+
+def test_a_training_of_nothing_in_particular(qat: Qat, place: Path) -> None:
+    for command in ("run", "train"):
+        assert "say what to train" in qat(command, cwd=place).error(code=2)
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -18,6 +18,7 @@ from qat.evaluate.forward import Forward
 from qat.evaluate.generate import check_prompts, generate
 from qat.evaluate.score import Blocks, Score, score
 from qat.jobs.stages.inputs import Inputs
+from qat.models.build import torch_dtype
 from qat.report.metrics import QATQuality, Quality, Sample
 from qat.report.recovery import Reference, recovery, reference
 from qat.restore import restore
@@ -77,7 +78,8 @@ class Evaluation:
         base = self.inputs.loaded.model
         # An encoder has no loss of its own: it is compared with the base, also when it is the base.
         compared = base if model is not base or self.inputs.loaded.task == "encoder" else None
-        size = sum(parameter.nbytes for parameter in model.parameters())
+        numbers = sum(parameter.numel() for parameter in model.parameters())
+        size = numbers * torch_dtype(self.inputs.loaded.file_dtype).itemsize
         return Quality(**self._measured(name, model, compared), bytes=size)
 
     def quantized(self, name: str, checkpoint: QuantizedCheckpoint, of: Reference | None = None) -> Quality:

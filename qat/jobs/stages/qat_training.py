@@ -64,7 +64,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     untrained = quantization.freeze(run, inputs, prepared.model, scheme)
     exports.refuse_unfit(plan.exporters, untrained)
     del untrained
-    training.check(inputs, loss)
+    training.check(run, inputs, loss)
 
     show(prepared.report.table(), schedule.table())
     folder.create()

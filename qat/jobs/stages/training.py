@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -36,16 +37,21 @@ def loss_of(run: RunConfig) -> Loss:
     """
     loss: Loss = instantiate(run.loss, "loss")
     if loss.teacher == "tuned_float" and not run.baseline.tuned_float:
-        raise InputError("loss.teacher=tuned_float needs the tuned float; set baseline.tuned_float=true")
+        raise InputError(
+            "loss.teacher=tuned_float needs the tuned float; set baseline.tuned_float=true or loss.teacher=base"
+        )
     return loss
 
 
-def check(inputs: Inputs, loss: Loss) -> None:
+def check(run: RunConfig, inputs: Inputs, loss: Loss) -> None:
     """Refuse, before the run folder is made, what a training could not use.
 
     Raises:
-        InputError: if the text, the weights' dtype, or the loss does not do.
+        InputError: if the text, the weights' dtype, the loss, the optimizer or the logger does not do.
     """
+    instantiate(run.optimizer, "optimizer")
+    with TemporaryDirectory() as folder:  # a logger may write where it is made
+        _logger(run, Path(folder))
     inputs.tokens("train")
     if inputs.trainer.val_every:
         inputs.tokens("validation")
@@ -138,10 +144,12 @@ def fit_model(
 
 def extra_loggers(run: RunConfig, folder: RunFolder) -> list[Any]:
     """The logger that the run picks, unless it is ``metrics.csv``, which every training writes."""
-    if run.logger is None:
-        return []
-    picked = instantiate(run.logger, "logger", run_dir=folder.path)
-    return [] if isinstance(picked, CsvLogger) else [picked]
+    picked = _logger(run, folder.path)
+    return [] if picked is None or isinstance(picked, CsvLogger) else [picked]
+
+
+def _logger(run: RunConfig, directory: Path) -> Any:
+    return None if run.logger is None else instantiate(run.logger, "logger", run_dir=directory)
 
 
 def cost_file(directory: Path) -> Path:

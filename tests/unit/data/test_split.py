@@ -77,5 +77,5 @@ def test_options_change_with_the_shares_only_where_they_matter() -> None:
 def test_not_empty() -> None:
     hold_out = HoldOut(["train"], 0.1, 0.0)
     assert list(hold_out.not_empty("train", iter([1, 2]))) == [1, 2]
-    with pytest.raises(InputError, match="no training document falls into its share"):
+    with pytest.raises(InputError, match="no training document falls into data.validation_share=0.1"):
         list(hold_out.not_empty("validation", iter([])))

@@ -90,7 +90,7 @@ def test_text_added_at_the_end_moves_nothing(book: Path) -> None:
 
 def test_share_that_no_document_falls_into(tmp_path: Path) -> None:
     source = TextFiles(**write(tmp_path, train="one short text"), test_share=0.01)
-    with pytest.raises(InputError, match="test split is empty: no training document falls into its share"):
+    with pytest.raises(InputError, match="test split is empty: no training document falls into data.test_share="):
         list(source.documents("test"))
 
 
