@@ -113,6 +113,8 @@ class Matrixed:
             run = replace(self.run, export={form.name: form.node}, engine=engines)
             validation = exports.validate(run, RunFolder("validate", folder, {}, []), checkpoint, self.evaluation)
             result = validation.results[form.name]
+            for engine in result.engines.values():  # where it lay for a moment is of no interest
+                engine.reason = engine.reason and engine.reason.replace(str(folder / "exports" / form.name), form.name)
             return Row(scheme=scheme, changes=changes, format=form.label, perplexity=perplexity, result=result)
         return Row(scheme=scheme, format=form.label, refused=refused)
 

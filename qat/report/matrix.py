@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group, RenderableType
@@ -189,7 +190,7 @@ def _remarks(rows: Sequence[Row]) -> Iterator[str]:
             else:
                 said.setdefault(f"{engine}: {result.description}", [])
     for text, schemes in said.items():
-        line = " ".join(text.split())
+        line = shorten(text, 400, placeholder=" ...")
         yield f"{line} ({'; '.join(schemes)})" if schemes else line
 
 

@@ -31,7 +31,12 @@ from worker_protocol import NotAvailable, serve  # type: ignore[import-not-found
 _MAX_VOCABULARY = 1 << 14
 """vLLM gives every log-probability as a Python object: a larger vocabulary would take gigabytes a sequence."""
 
-_NO_KERNEL = ("Failed to find a kernel", "_OpNamespace", "Marlin does not support")
+_NO_KERNEL = (
+    "Failed to find a kernel",
+    "_OpNamespace",
+    "Marlin does not support",
+    "Unsupported quantization config",
+)
 """How vLLM says that it has no code for this kind of weight on this processor."""
 
 _llm: Any = None
