@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the virtual environments of the engines that do not go with qat's own packages: all of them, or those named.
+# Makes the virtual environments of the engines that do not go with qat's own packages, and runs the whole matrix of
+# schemes, formats and engines (scripts/engine_matrix.py, which writes docs/engines.md). With names it only makes those.
 #
 #     scripts/engines.sh [llama_cpp] [vllm] [transformers_4_51] [gptqmodel]
 #
@@ -73,3 +74,9 @@ install() {
 for name in ${*:-$known}; do
     install "$name"
 done
+
+if [ $# -eq 0 ]; then
+    export QAT_ENGINES=$folder
+    ../setup.sh
+    exec ../../.venv/bin/python ../engine_matrix.py
+fi
