@@ -53,7 +53,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
-        """Write config and weights into the empty folder ``directory``."""
+        """Write config and weights into ``directory``, where the tokenizer's files lie, which it may rewrite."""
 
     @abstractmethod
     def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:

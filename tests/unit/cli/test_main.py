@@ -130,7 +130,7 @@ def test_exit_codes(
         raise error
 
     use(job)
-    assert line in error_of(capsys, "run", code=code)
+    assert line in error_of(capsys, "run", "seed=1", code=code)
 
 
 def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str], use: Callable[[Job], None]) -> None:
@@ -139,7 +139,7 @@ def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str], use: Call
 
     use(job)
     with pytest.raises(SystemExit, match="1"):
-        main(["run"])
+        main(["run", "seed=1"])
     err = capsys.readouterr().err
     assert "ZeroDivisionError: oops" in err
     assert "unexpected ZeroDivisionError" in err.splitlines()[-1]

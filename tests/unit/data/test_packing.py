@@ -24,7 +24,7 @@ def test_nothing_is_copied_out_of_a_memory_map(tmp_path: Path) -> None:
 
 
 def test_less_than_a_block_says_how_many_tokens_and_the_fix() -> None:
-    with pytest.raises(InputError, match=r"the test split has 3 tokens.*block_size=4; give more text or"):
+    with pytest.raises(InputError, match=r"the test split has 3 tokens.*block_size=4; give more text, a larger share"):
         cut(np.arange(3), 4, "the test split")
 
 
