@@ -6,7 +6,7 @@ Files of a checkpoint folder::
                          and every unquantized tensor under its own name; above 5 GB in shards with an index
     config.json          the model's own configuration; `dtype` is that of the unquantized tensors
     generation_config.json  stop tokens and sampling defaults, of a model that generates
-    manifest.json        format version, scheme, grid of every module, ties, sha256 of every file
+    manifest.json        format version, scheme, grid of every module, ties, sha256 of every file and of itself
     tokenizer files
 """
 
@@ -29,6 +29,7 @@ from qat.errors import InputError, RunError
 from qat.fake_quant import FakeQuantizer
 from qat.grid import Grid
 from qat.hosts import Host, hosts, quantizers, uncalibrated
+from qat.manifest import FORMAT_VERSION, MANIFEST, SELF, digest_of, verify
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
@@ -38,9 +39,7 @@ from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
 from qat.tensor_files import TensorFolder, sha256, write_tensors
 
-FORMAT_VERSION = 1
 MAX_SHARD_SIZE = "5GB"
-MANIFEST = "manifest.json"
 GENERATION = "generation_config.json"
 WEIGHT_PARTS = ("weight.codes", "weight.scale", "weight.zero_point")
 INPUT_PARTS = ("input.scale", "input.zero_point")
@@ -149,7 +148,7 @@ class QuantizedCheckpoint:
         (temporary / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
         self.write_generation_config(temporary)
         files = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        manifest = {
+        manifest: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "task": self.task,
             "scheme": self.scheme.to_dict(),
@@ -161,6 +160,7 @@ class QuantizedCheckpoint:
             "conv1d": self.conv1d,
             "files": files,
         }
+        manifest[SELF] = digest_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
     def write_generation_config(self, directory: Path) -> None:
@@ -174,7 +174,7 @@ class QuantizedCheckpoint:
         """Read a folder written by :meth:`save`, after checking every file.
 
         Raises:
-            InputError: see :func:`verify`.
+            InputError: see :func:`qat.manifest.verify`.
         """
         manifest = verify(directory)
         tensors = TensorFolder(directory)
@@ -201,32 +201,6 @@ class QuantizedCheckpoint:
             for part, tensor in zip(WEIGHT_PARTS + INPUT_PARTS, parts, strict=True):
                 if tensor is not None:
                     yield f"{name}.{part}", tensor
-
-
-def verify(directory: Path) -> dict[str, Any]:
-    """Check the sha256 of every file of a checkpoint folder and return its manifest.
-
-    Raises:
-        InputError: no such checkpoint, another format version, or a file that is missing or altered, which is named.
-    """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{directory} is no quantized checkpoint: it has no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
-        version, files = manifest["format_version"], dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); make the checkpoint again") from None
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}; this qat reads version {FORMAT_VERSION}")
-    for name, digest in files.items():
-        if Path(name).name != name:
-            raise InputError(f"{path} names '{name}', which is not a file of its own folder")
-        if not (directory / name).is_file():
-            raise InputError(f"{directory / name} is missing; make the checkpoint again")
-        if sha256(directory / name) != digest:
-            raise InputError(f"{directory / name} is damaged: its sha256 is not the manifest's; make it again")
-    return manifest
 
 
 def model_ties(model: nn.Module) -> list[list[str]]:

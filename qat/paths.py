@@ -42,8 +42,9 @@ def cache_dir() -> Path:
 def temporary_beside(final: Path, overwrite: bool = False) -> Path:
     """A fresh, empty folder next to ``final`` to write into before :func:`publish`.
 
-    One that a killed process left for the same ``final`` is removed. The name holds the host besides the process,
-    since several hosts may write to one disk.
+    One that a killed process left for the same ``final`` is removed; a folder that it had moved aside to replace it,
+    and not replaced, gets its name back. The name holds the host besides the process, since several hosts may write
+    to one disk.
 
     Args:
         final: the folder that is to be.
@@ -52,16 +53,19 @@ def temporary_beside(final: Path, overwrite: bool = False) -> Path:
     Raises:
         InputError: if ``final`` exists already and may not.
     """
-    if final.exists() and not overwrite:
-        raise InputError(f"{final} exists already; choose another folder or remove it first")
     prefix, suffix = f".{final.name}.{socket.gethostname()}.", ".tmp"
     for leftover in [*final.parent.iterdir()] if final.parent.is_dir() else []:
         name = leftover.name.removesuffix(_ASIDE)
         process = name.removeprefix(prefix).removesuffix(suffix)
         ours = name == f"{prefix}{process}{suffix}" and process.isdecimal()
-        only_copy = leftover.name.endswith(_ASIDE) and not final.exists()
-        if ours and not only_copy and (int(process) == os.getpid() or not _is_alive(int(process))):
+        if not ours or (int(process) != os.getpid() and _is_alive(int(process))):
+            continue
+        if leftover.name.endswith(_ASIDE) and not final.exists():
+            os.replace(leftover, final)
+        else:
             shutil.rmtree(leftover, ignore_errors=True)
+    if final.exists() and not overwrite:
+        raise InputError(f"{final} exists already; choose another folder or remove it first")
     temporary = final.parent / f"{prefix}{os.getpid()}{suffix}"
     temporary.mkdir(parents=True)
     return temporary

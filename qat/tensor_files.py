@@ -70,6 +70,17 @@ class TensorFolder(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
+    def require(self, name: str) -> Tensor:
+        """The tensor, of a folder that must have it.
+
+        Raises:
+            InputError: it has none of that name.
+        """
+        if name not in self:
+            file = self.directory / (INDEX if (self.directory / INDEX).is_file() else SINGLE)
+            raise InputError(f"{file} lacks {name}; write the folder again")
+        return self[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self._file_of
 
@@ -127,15 +138,16 @@ def write_tensors(
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size like ``5GB``; units are powers of 1000.
+    """Bytes of a size like ``5GB``, at least one; units are powers of 1000.
 
     Raises:
         InputError: it is no size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B)", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise InputError(f"'{text}' is no size; write a number with KB, MB, GB or TB")
-    return int(float(found[1]) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(found[2].upper()))
+    size = 0 if found is None else int(float(found[1]) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(found[2].upper()))
+    if size == 0:
+        raise InputError(f"'{text}' is no size; write a number above 0 with KB, MB, GB or TB")
+    return size
 
 
 def _split(layout: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor]]:

@@ -5,7 +5,8 @@ python scripts/engine_matrix.py --schemes w8a8 --engines vllm transformers --no-
 
 The model that ships with qat is quantized by round to nearest. Where a format cannot hold the preset's own scales, or
 the unquantized weights' own dtype, the first of a few others that it can hold takes their place, and the table says
-which. Exit code 1: numbers differ or an engine failed. ``scripts/engines.sh`` sets the engines up.
+which. Exit code 1: numbers differ, an engine failed, or a format refuses other schemes than those in ``REFUSED``.
+``scripts/engines.sh`` sets the engines up.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,20 @@ from qat.report.matrix import Matrix, Row, insert, markdown, terminal_table  # n
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CHANGES: tuple[dict[str, str], ...] = (
     {},
+    {"rest_dtype": "float16"},
     {"scale_format": "fp16"},
     {"scale_format": "lossless_bf16"},
     {"scale_format": "lossless_fp16"},
     {"scale_format": "lossless_fp16", "rest_dtype": "float16"},
 )
 """What is tried, in this order, until a format can hold what comes out: the preset as it is first."""
+REFUSED: dict[str, frozenset[str]] = {
+    "gguf": frozenset({"w2a16_g32_asym", "w4a16_g32_asym", "w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
+    "gptq": frozenset({"w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
+    "onnx, static=true": frozenset({"w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
+    "torchao": frozenset({"w4a8_g32", "w8a8_static"}),
+}
+"""Format -> the schemes that it cannot hold, whatever is changed of them; docs/formats.md says why."""
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 """Instruction sets that decide which kernels there are."""
 
@@ -103,8 +112,8 @@ class Matrixed:
         for changes in CHANGES:
             folder = self.place / "run"
             shutil.rmtree(folder, ignore_errors=True)
-            try:
-                checkpoint, tokenizer, perplexity = self._checkpoint(scheme, changes)
+            checkpoint, tokenizer, perplexity = self._checkpoint(scheme, changes)
+            try:  # nothing else may be taken for a refusal
                 exporter.write(checkpoint, folder / "exports" / form.name, tokenizer)
             except InputError as error:
                 refused = refused or str(error)
@@ -134,6 +143,18 @@ class Matrixed:
             perplexity = self.evaluation.quantized(scheme, checkpoint).perplexity
             self._checkpoints[key] = (checkpoint, folder, perplexity)
         return self._checkpoints[key]
+
+
+def unexpected(found: Iterable[Row]) -> list[str]:
+    """Refusals that :data:`REFUSED` does not have, and those of it that are none."""
+    problems = []
+    for row in found:
+        name = row.format.partition(", sequence=")[0]
+        refused = row.result is None
+        if refused != (row.scheme in REFUSED.get(name, ())):
+            what = f"refused: {row.refused}" if refused else "held, though REFUSED in scripts/engine_matrix.py has it"
+            problems.append(f"{row.label} in {row.format}: {what}")
+    return problems
 
 
 def processor() -> str:
@@ -202,9 +223,10 @@ def main(words: list[str]) -> int:
     if not options.no_docs:
         page = DOCS / "engines.md"
         page.write_text(insert(page.read_text(encoding="utf-8"), markdown(matrix)), encoding="utf-8")
-    for problem in matrix.problems:
-        console.print(problem, style="bold red")
-    return 1 if matrix.problems else 0
+    problems = [*matrix.problems, *unexpected(matrix.rows)]
+    for problem in problems:
+        console.print(problem, style="bold red", markup=False)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Makes the virtual environments of the engines that do not go with qat's own packages, and runs the whole matrix of
-# schemes, formats and engines (scripts/engine_matrix.py, which writes docs/engines.md). With names it only makes those.
+# Makes the virtual environments of the engines that do not go with qat's own packages, runs the whole matrix of schemes,
+# formats and engines (scripts/engine_matrix.py, which writes docs/engines.md), and lets the engines generate from what
+# the demo trains (scripts/engine_demo.sh). With names it only makes those environments. One that cannot be made stops
+# nothing else: it is named, and the exit code is 1.
 #
 #     scripts/engines.sh [llama_cpp] [vllm] [transformers_4_51] [gptqmodel]
 #
@@ -70,13 +72,31 @@ install() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+failed=
+status=0
 # shellcheck disable=SC2086
 for name in ${*:-$known}; do
-    install "$name"
+    # Not as a condition: there bash ignores -e inside the function too.
+    set +e
+    (
+        set -e
+        install "$name"
+    )
+    made=$?
+    set -e
+    if [ "$made" -ne 0 ]; then
+        failed="$failed $name"
+        status=1
+    fi
 done
 
 if [ $# -eq 0 ]; then
     export QAT_ENGINES=$folder
     ../setup.sh
-    exec ../../.venv/bin/python ../engine_matrix.py
+    ../../.venv/bin/python ../engine_matrix.py || status=1
+    ../engine_demo.sh || status=1
 fi
+if [ -n "$failed" ]; then
+    echo "could not be made:$failed (the error of each is above); run this again for one with: scripts/engines.sh <name>" >&2
+fi
+exit "$status"

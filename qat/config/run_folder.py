@@ -135,16 +135,18 @@ def choose(
 
     Raises:
         InputError: if ``run_dir`` exists, ``resume`` or ``run`` is no run folder, or a resumed run would not
-            train as it began.
+            train as it began, or would leave an export as it is that was written with other options.
     """
     safe = record.resolved(config)
     typed = [record.redact_override(override) for override in overrides]
     taken_up = run.resume or run.run
     if taken_up is not None:
         saved = record.read_config(Path(taken_up))
+        folder = RunFolder(command, _behind_link(Path(taken_up)), safe, typed, exists=True)
         if run.resume is not None:
             _refuse_change(saved, safe, taken_up)
-        return RunFolder(command, _behind_link(Path(taken_up)), safe, typed, exists=True)
+            _refuse_other_exports(saved, folder)
+        return folder
     if swept is not None:
         return RunFolder(command, swept, safe, typed)
     if run.run_dir is not None:
@@ -185,6 +187,20 @@ def _refuse_change(saved: dict[str, Any], now: dict[str, Any], folder: str) -> N
             raise InputError(
                 f"{place}={after} but {folder} was started with {before}; a resumed run must train as it "
                 f"began, so leave {place} out or start a new run"
+            )
+
+
+def _refuse_other_exports(saved: dict[str, Any], folder: RunFolder) -> None:
+    """A resumed run keeps the exports that are there, so other options for one of them would have no effect."""
+    before, now = saved.get("export") or {}, folder.config.get("export") or {}
+    for name in sorted(before.keys() & now.keys()):
+        found = difference(before[name], now[name], f"export.{name}")
+        if found is not None and (folder.exports / name).is_dir():
+            place, old, new = found
+            option = f"{place}={'null' if new is None else new}"
+            raise InputError(
+                f"{option} but {folder.exports / name} was written with {old}; replace it with: "
+                f"qat export run={folder.path} export={name} {option} overwrite=true"
             )
 
 

@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.data.tokens import IGNORED_LABEL
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.evaluate.score import Blocks
 from qat.models.loaded import Dtype, Task
 from qat.models.tokenizer import load_tokenizer
 
 
 class NotAvailable(InputError):
-    """This machine lacks the engine, or a kernel that it needs for this export: no fault of the export's."""
+    """This machine lacks the engine, or the engine a kernel or a dialect for this export: no fault of the export's."""
+
+
+class NoLogits(InputError):
+    """The engine gives no logits of a model like this one; it does give token losses."""
 
 
 class Engine(ABC):
@@ -67,7 +71,7 @@ class Engine(ABC):
             device: where to compute, unless the engine's own options name a place or it knows only one.
 
         Raises:
-            NotAvailable: it could elsewhere: this machine lacks what it needs for this export.
+            NotAvailable: this machine lacks what it needs for this export, or the engine knows no such export.
             InputError: the engine cannot load it, with the reason.
         """
 
@@ -76,7 +80,8 @@ class Engine(ABC):
         """Logits float32[batch, length, vocabulary] (an encoder's hidden states) of int64[batch, length].
 
         Raises:
-            InputError: the engine takes no such tokens, or cannot give that many numbers.
+            NoLogits: the engine gives none of this model.
+            InputError: the engine takes no such tokens.
         """
 
     @abstractmethod
@@ -96,9 +101,14 @@ class Engine(ABC):
 
         Raises:
             InputError: the export is no causal language model.
+            RunError: the engine answers with numbers of another shape.
         """
         self.need_causal_lm("predict the next token")
         logits = self.logits(tokens)
+        if logits.shape[:-1] != tokens.shape:
+            raise RunError(
+                f"{self.description} gives logits of shape {list(logits.shape)} for tokens of {list(tokens.shape)}"
+            )
         rows = [
             F.cross_entropy(row[:-1], wanted[1:], reduction="none")
             for row, wanted in zip(logits, tokens.to(logits.device), strict=True)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qat.engines.base import NotAvailable
+from qat.engines.base import NoLogits, NotAvailable
 from qat.engines.workers.worker_protocol import pack, unpack
 from qat.errors import InputError, RunError
 
@@ -26,6 +26,7 @@ _KINDS: dict[str, type[InputError]] = {
     "InputError": InputError,
     "ValueError": InputError,
     "NotAvailable": NotAvailable,
+    "NoLogits": NoLogits,
 }
 """Errors of a worker, by name, that are not its own failure."""
 

@@ -100,7 +100,13 @@ class Remote(Engine):
         """See the base class; on the CPU."""
         if not self.own_losses:
             return super().token_losses(tokens)
-        return torch.from_numpy(self.ask("token_losses", tokens=_numpy(tokens)))
+        losses = torch.from_numpy(self.ask("token_losses", tokens=_numpy(tokens)))
+        rows, length = tokens.shape
+        if losses.shape != (rows, length - 1):
+            raise RunError(
+                f"{self.description} gives token losses of shape {list(losses.shape)}, not {[rows, length - 1]}"
+            )
+        return losses
 
     def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
         """See the base class."""

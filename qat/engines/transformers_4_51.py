@@ -28,21 +28,3 @@ class Transformers451Engine(Foreign):
         time_limit: float = 3600.0,
     ) -> None:
         super().__init__(time_limit, dtype=dtype, attention=attention)
-
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids by the export's tokenizer.
-
-        Raises:
-            RunError: transformers 4.51.3 cannot load it.
-        """
-        ids: list[int] = self.ask("tokenize", text=text)
-        return ids
-
-    def chat(self, messages: list[dict[str, str]]) -> str:
-        """``messages`` (``role`` and ``content``) in the export's chat template, ready for an answer.
-
-        Raises:
-            InputError: the export's tokenizer has no template.
-        """
-        text: str = self.ask("chat", messages=messages)
-        return text

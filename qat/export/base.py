@@ -43,9 +43,19 @@ class Exporter(ABC):
     holds_activations: ClassVar[bool] = True
     """Whether the files hold how input activations are rounded; False where an engine decides that by itself."""
 
+    streams: ClassVar[bool] = True
+    """Whether it writes tensor by tensor; False where it needs the whole model in memory."""
+
     @abstractmethod
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """Return if this format can hold ``checkpoint``.
+
+        Raises:
+            InputError: it cannot, with the reason and what to do instead.
+        """
+
+    def takes_tokenizer(self, checkpoint: QuantizedCheckpoint, tokenizer_dir: Path) -> None:  # noqa: B027
+        """Return if this format can carry the tokenizer in ``tokenizer_dir``; one that copies its files can.
 
         Raises:
             InputError: it cannot, with the reason and what to do instead.
@@ -98,9 +108,7 @@ class Exporter(ABC):
             publish(temporary, directory, overwrite)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _READ_ONLY:
-                raise InputError(
-                    f"{directory} cannot be written ({error.strerror}); make its folder writable or export elsewhere"
-                ) from error
+                raise InputError(_no_access(error, directory)) from error
             if not is_disk_full(error):
                 raise
             raise DiskFull(
@@ -110,6 +118,14 @@ class Exporter(ABC):
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _no_access(error: OSError, directory: Path) -> str:
+    """What to do where the system refuses: the file may be one to read, far from ``directory``."""
+    target, refused = directory.absolute(), Path(error.filename or directory).absolute()
+    if refused.is_relative_to(target.parent) or target.is_relative_to(refused):
+        return f"{directory} cannot be written ({error.strerror}); make its folder writable or export elsewhere"
+    return f"{error.filename} cannot be opened ({error.strerror}), which {directory} needs; make it accessible"
 
 
 def copy_side_files(source: Path, directory: Path) -> None:

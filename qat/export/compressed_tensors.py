@@ -31,7 +31,7 @@ from torch import Tensor
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
 from qat.export.ct_config import group_of, packs_zero_points, parse_config, quantization_config
-from qat.export.ct_tensors import compress, decompress, to_grid, unpackable
+from qat.export.ct_tensors import compress, decompress, required, to_grid, unpackable
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import TensorFolder
@@ -101,6 +101,10 @@ def read_modules(
             modules[module][local] = partial(tensors.__getitem__, name)
         else:
             rest[name] = partial(tensors.__getitem__, name)
+    for module, local_tensors in modules.items():
+        for local in required(group_of(config, module)):
+            if local not in local_tensors:
+                tensors.require(f"{module}.{local}")
     return config, {name: Lazy(local) for name, local in modules.items()}, Lazy(rest)
 
 

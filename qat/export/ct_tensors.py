@@ -38,6 +38,14 @@ def compress(entry: QuantizedWeight) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in local.items() if tensor is not None}
 
 
+def required(scheme: QuantizationScheme) -> tuple[str, ...]:
+    """Local names that the file must have of a module of ``scheme``."""
+    assert scheme.weights is not None
+    packed = scheme.format == CompressionFormat.pack_quantized
+    zero_point = () if scheme.weights.symmetric else ("weight_zero_point",)
+    return ("weight_scale", *(("weight_packed", "weight_shape") if packed else ("weight",)), *zero_point)
+
+
 def to_grid(local: dict[str, Tensor], scheme: QuantizationScheme) -> Grid:
     """Integers and scale of one module, unpacked by the library's own function.
 

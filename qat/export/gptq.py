@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.export.exactness import SIGNIFICAND_BITS, is_exact, name_misfits
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
-from qat.export.gptq_tensors import BITS, WORD, pack, unpack
+from qat.export.gptq_tensors import BITS, WORD, implied, pack, unpack
 from qat.grid import scale_format
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import TensorFolder
@@ -82,7 +82,8 @@ class GptqExporter(FolderExporter):
         """Read every module from its packed words.
 
         Raises:
-            InputError: a file that is missing or damaged, or no GPTQ export.
+            InputError: a file that is missing or damaged, or no GPTQ export; at access: a tensor that is missing.
+            RunError: at access: groups, or zero points of symmetric weights, that are not those of the integers.
         """
         raw = read_config(Path(directory)).get(CONFIG_KEY, {})
         if raw.get("quant_method") != "gptq" or SCALE_DTYPE not in raw:
@@ -93,8 +94,12 @@ class GptqExporter(FolderExporter):
 
 
 def _read_module(tensors: TensorFolder, name: str, raw: dict[str, Any]) -> ReadModule:
-    local = {part: tensors[f"{name}.{part}"] for part in ("qweight", "qzeros", "scales", "g_idx")}
-    return ReadModule(unpack(local, raw["bits"], raw["sym"], getattr(torch, raw[SCALE_DTYPE])))
+    local = {part: tensors.require(f"{name}.{part}") for part in ("qweight", "qzeros", "scales", "g_idx")}
+    grid = unpack(local, raw["bits"], raw["sym"], getattr(torch, raw[SCALE_DTYPE]))
+    for part, expected in implied(grid, raw["bits"]).items():
+        if not torch.equal(local[part], expected):
+            raise RunError(f"{name}: its {part}, which engines read, are not those of its integers; export again")
+    return ReadModule(grid)
 
 
 def _reason(name: str, entry: QuantizedWeight, tied: set[str], conv1d: set[str]) -> str | None:

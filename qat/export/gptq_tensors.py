@@ -35,12 +35,19 @@ def pack(grid: Grid, bits: int) -> dict[str, Tensor]:
         grid: rows and columns are multiples of 32, the scale is exact in float16.
         bits: of the codes, one of :data:`BITS`.
     """
+    return {
+        "qweight": pack_codes(grid.codes, bits).t().contiguous(),
+        "scales": grid.scale.t().to(torch.float16).contiguous(),
+        **implied(grid, bits),
+    }
+
+
+def implied(grid: Grid, bits: int) -> dict[str, Tensor]:
+    """The tensors that engines read though codes and scale say it all, if there is no zero point."""
     columns, n_groups = grid.codes.shape[1], grid.scale.shape[1]
     zeros = torch.full_like(grid.scale, -1, dtype=torch.int8) if grid.zero_point is None else grid.zero_point
     return {
-        "qweight": pack_codes(grid.codes, bits).t().contiguous(),
         "qzeros": pack_codes(zeros.t(), bits),
-        "scales": grid.scale.t().to(torch.float16).contiguous(),
         "g_idx": torch.arange(columns, dtype=torch.int32) // (columns // n_groups),
     }
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from qat.errors import InputError
 
@@ -53,6 +54,8 @@ class OnnxExporter(Exporter):
     Raises:
         InputError: a size below 1.
     """
+
+    streams: ClassVar[bool] = False
 
     static: bool = False
     batch: int = 1

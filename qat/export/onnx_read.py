@@ -119,7 +119,8 @@ def read_module(graph: Graph, name: str, about: dict[str, Any]) -> ReadModule:
         about: its entry in the metadata.
 
     Raises:
-        RunError: onnx's reference implementation computes other values than the integers have.
+        RunError: onnx's reference implementation computes other values than the integers have, or the zero point of
+            a symmetric input is not 0.
     """
     prefix, transposed = f"{name}.weight", about["kind"] == "Linear"
     if prefix in graph.tensors:
@@ -141,5 +142,9 @@ def read_module(graph: Graph, name: str, about: dict[str, Any]) -> ReadModule:
         raise RunError(f"{name}: onnx's DequantizeLinear makes other values of it than its integers have")
     if about["input"] != "static":
         return ReadModule(grid)
-    input_zero_point = graph.tensor(f"{name}.input.{ZERO_POINT}").reshape(1) if about["input_zero_point"] else None
-    return ReadModule(grid, graph.tensor(f"{name}.input.{SCALE}").reshape(1), input_zero_point)
+    input_zero_point = graph.tensor(f"{name}.input.{ZERO_POINT}").reshape(1)
+    if about["input_zero_point"]:
+        return ReadModule(grid, graph.tensor(f"{name}.input.{SCALE}").reshape(1), input_zero_point)
+    if input_zero_point.any():
+        raise RunError(f"{name}: the zero point of its input is {int(input_zero_point)}, and its input is symmetric")
+    return ReadModule(grid, graph.tensor(f"{name}.input.{SCALE}").reshape(1))

@@ -38,7 +38,7 @@ from torchao.quantization.quant_primitives import MappingType
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.convert import int8_tensor, intx_tensor
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
 from qat.grid import Grid
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
@@ -92,7 +92,8 @@ class TorchaoExporter(FolderExporter):
         """Read every module with torchao's own code.
 
         Raises:
-            InputError: a file that is missing or damaged, or not one of this format.
+            InputError: a file that is missing or damaged, or not one of this format; at access: a missing tensor.
+            RunError: at access: zero points of symmetric weights that are not 0.
         """
         read_config(Path(directory))
         tensors = TensorFolder(Path(directory))
@@ -112,17 +113,24 @@ def _ao_tensor(checkpoint: QuantizedCheckpoint, entry: QuantizedWeight) -> Tenso
 
 def _read_module(tensors: TensorFolder, name: str, facts: dict[str, Any]) -> ReadModule:
     weight, prefix = f"{name}.weight", f"{name}._weight_"
+    if weight not in tensors.metadata:
+        raise InputError(f"the headers in {tensors.directory} lack {weight}; export again")
     header = {"tensor_names": json.dumps([weight]), weight: tensors.metadata[weight]}
+    for part in json.loads(header[weight])["_tensor_data_names"]:
+        tensors.require(f"{prefix}{part}")
     local = {key: tensors[key] for key in tensors if key.startswith(prefix)}
     state, left = unflatten_tensor_state_dict(local, header)
     if left or weight not in state:
         raise InputError(f"{tensors.directory} has other tensors of {name} than its header says; export again")
     tensor = state[weight]
     scale = tensor.scale.to(getattr(torch, facts["scale_dtype"])).reshape(facts["scale_shape"])
-    zero_point = None
-    if isinstance(tensor, IntxUnpackedToInt8Tensor) and not facts["symmetric"]:
-        zero_point = tensor.zero_point.reshape(facts["scale_shape"])
-    return ReadModule(Grid(tensor.qdata, scale, zero_point))
+    if not isinstance(tensor, IntxUnpackedToInt8Tensor):
+        return ReadModule(Grid(tensor.qdata, scale))
+    if not facts["symmetric"]:
+        return ReadModule(Grid(tensor.qdata, scale, tensor.zero_point.reshape(facts["scale_shape"])))
+    if tensor.zero_point.any():
+        raise RunError(f"{name}: it has zero points that are not 0, which torchao reads, and its weights are symmetric")
+    return ReadModule(Grid(tensor.qdata, scale))
 
 
 def _kind(entry: QuantizedWeight) -> Literal["intx", "int8"] | None:

@@ -28,14 +28,14 @@ def main(run: RunConfig, folder: RunFolder) -> None:
     exports.refuse_unfit(picked, checkpoint)
     for name, exporter in picked.items():
         target = folder.exports / name
+        _forget(name, folder)  # first: a command that is interrupted leaves no numbers of files that are gone
         exporter.write(checkpoint, target, tokenizer_dir=folder.quantized, overwrite=run.overwrite)
-        _forget(name, folder)
         say(f"{name}: {target} ({human_bytes(folder_bytes(target))})")
     say(f"next: qat validate run={folder.path}")
 
 
 def _forget(name: str, folder: RunFolder) -> None:
-    """Take out of ``metrics.json`` what was measured of an export that has been replaced."""
+    """Take out of ``metrics.json`` what was measured of an export that is being replaced."""
     path = folder.path / finish.METRICS
     if path.is_file() and name in (metrics := report.read(path)).exports:
         del metrics.exports[name]

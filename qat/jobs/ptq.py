@@ -10,7 +10,7 @@ from qat.config.check import instantiate
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.errors import InputError
-from qat.jobs.stages import exports, finish, inputs, quantization, streaming
+from qat.jobs.stages import exports, finish, inputs, quantization, streaming, tokenizers
 from qat.jobs.stages.evaluation import Evaluation
 from qat.report.environment import environment
 from qat.report.metrics import Metrics, Quality
@@ -38,6 +38,7 @@ def in_memory(run: RunConfig, folder: RunFolder) -> None:
     evaluation = Evaluation(run, loaded)
     checkpoint = quantization.post_training(run, loaded, loaded.loaded.model, algorithm, scheme)
     exports.refuse_unfit(picked, checkpoint)
+    tokenizers.refuse_unfit(picked, checkpoint, loaded.loaded.tokenizer)
 
     with folder.whole():
         checkpoint.save(folder.quantized, loaded.loaded.tokenizer)
@@ -58,8 +59,11 @@ def in_memory(run: RunConfig, folder: RunFolder) -> None:
 def stream(run: RunConfig, folder: RunFolder) -> None:
     """Quantize and export tensor by tensor; what an interrupted attempt has finished is not made again."""
     scheme = quantization.scheme_of(run)
+    picked = exports.exporters(run)
+    streaming.check_exports(picked)
     streamed = streaming.plan(run, folder, instantiate(run.ptq, "ptq"), scheme)
-    exports.refuse_unfit(exports.exporters(run), streamed.checkpoint)
+    exports.refuse_unfit(picked, streamed.checkpoint)
+    tokenizers.refuse_unfit(picked, streamed.checkpoint, streamed.tokenizer)
     folder.create()
     checkpoint = streaming.save(streamed, folder)
     validation = streaming.write_exports(run, folder, checkpoint)

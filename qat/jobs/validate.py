@@ -42,5 +42,7 @@ def main(run: RunConfig, folder: RunFolder) -> None:
         path = folder.path / finish.METRICS
         metrics = report.read(path) if path.is_file() else finish.new_metrics(run, loaded)
         metrics.exports |= validation.results
+        for name in validation.unread:  # what is stored of it was true of other files
+            metrics.exports.pop(name, None)
         finish.publish(metrics, folder)
     exports.refuse_mismatch(validation, folder)

@@ -66,9 +66,10 @@ class EngineResult(_Strict):
 
     Attributes:
         status: ``ok``: it loaded the export and computed with it; ``not_available``: this machine lacks the engine,
-            or the processor a kernel that it needs; ``failed``: it could not load the export, or computes another
-            model. Only ``ok`` says that the export works there.
-        reason: why not, and what to do; of an ``ok`` one, why it gave no logits, if it gave none.
+            the processor a kernel that it needs, or the engine support for such files; ``failed``: it could
+            not load the export, or computes another model. Only ``ok`` says that the export works there.
+        reason: why not, and what to do; of an ``ok`` one that gave no logits, why, and what was compared
+            in their place.
         description: the engine, its version and how it loaded the export.
         max_logit_difference: largest absolute difference to the fake-quantized model's logits in float32 (to its
             log-probabilities, of an engine that gives no others) on a few short blocks.

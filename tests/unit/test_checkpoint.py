@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
-from qat.checkpoint import QuantizedCheckpoint, verify
+from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
 from qat.hosts import apply_state, hosts
+from qat.manifest import digest_of, verify
 from qat.models import conv1d, tiny_llama
 from qat.models.tokenizer import load_tokenizer
 from qat.observers.minmax import MinMax
@@ -182,7 +183,7 @@ def test_bad_manifests_are_refused(saved: Path) -> None:
         ("{", "manifest.json is damaged"),
         ("[]", "manifest.json is damaged"),
         (json.dumps(whole | {"format_version": 99}), "format version 99; this qat reads version 1"),
-        (json.dumps(whole | {"files": {"../x": "0"}}), "not a file of its own folder"),
+        (json.dumps(digested(whole | {"files": {"../x": "0"}})), "not a file of its own folder"),
     ):
         path.write_text(changed)
         with pytest.raises(InputError, match=message):
@@ -190,6 +191,28 @@ def test_bad_manifests_are_refused(saved: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match="is no quantized checkpoint"):
         verify(saved)
+
+
+def digested(manifest: dict) -> dict:
+    return manifest | {"sha256": digest_of(manifest)}
+
+
+def test_an_altered_or_missing_key_of_the_manifest_is_seen(saved: Path) -> None:
+    path = saved / "manifest.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole))  # other spaces, the same content
+    assert verify(saved) == whole
+    name = next(iter(whole["modules"]))
+    altered = json.loads(path.read_text())
+    altered["modules"][name]["scheme"]["weights"]["num_bits"] = 8
+    for changed in (altered, whole | {"task": "encoder"}, whole | {"tied": [["a", "b"]]}, whole | {"more": 1}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match="manifest.json is damaged: its sha256 is not the one that it holds"):
+            QuantizedCheckpoint.load(saved)
+    for key in whole.keys() - {"format_version", "files"}:
+        path.write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
+        with pytest.raises(InputError, match=f"manifest.json is damaged: it lacks '{key}'"):
+            QuantizedCheckpoint.load(saved)
 
 
 def test_an_existing_folder_is_not_overwritten(llama, tokens: torch.Tensor, saved: Path) -> None:

@@ -91,10 +91,24 @@ def test_overwrite_needs_nothing_to_write_over(tmp_path: Path) -> None:
     assert (final / "file").read_text() == "new"
 
 
-def test_the_only_copy_that_a_killed_overwrite_left_is_kept(tmp_path: Path, dead: int) -> None:
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_only_copy_that_a_killed_overwrite_left_gets_its_name_back(
+    tmp_path: Path, dead: int, overwrite: bool
+) -> None:
     aside = left(tmp_path, f".gguf.{socket.gethostname()}.{dead}.tmp.old")
-    temporary = temporary_beside(tmp_path / "gguf")
-    assert (aside / "half").is_file()
-    publish(temporary, tmp_path / "gguf")
-    temporary_beside(tmp_path / "gguf", overwrite=True)
+    final = tmp_path / "gguf"
+    if overwrite:
+        publish(filled(temporary_beside(final, overwrite=True), "new"), final, overwrite=True)
+        assert (final / "file").read_text() == "new"
+    else:
+        with pytest.raises(InputError, match="exists already"):
+            temporary_beside(final)
+        assert (final / "half").is_file()
     assert not aside.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["gguf"]
+
+
+def test_what_a_living_process_moved_aside_stays_there(tmp_path: Path) -> None:
+    aside = left(tmp_path, f".gguf.{socket.gethostname()}.{os.getppid()}.tmp.old")
+    temporary_beside(tmp_path / "gguf")
+    assert (aside / "half").is_file() and not (tmp_path / "gguf").exists()

@@ -219,15 +219,15 @@ def test_an_index_reaches_no_other_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("5GB", 5 * 10**9), ("1.5 MB", 1_500_000), (" 20kb ", 20_000), ("7B", 7), ("2TB", 2 * 10**12), ("0B", 0)],
+    [("5GB", 5 * 10**9), ("1.5 MB", 1_500_000), (" 20kb ", 20_000), ("7B", 7), ("2TB", 2 * 10**12), ("1B", 1)],
 )
 def test_sizes(text, expected):
     assert parse_size(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5", "GB", "5 GiB", "-1GB", "1e9B", "5GB or so"])
+@pytest.mark.parametrize("text", ["", "5", "GB", "5 GiB", "-1GB", "1e9B", "5GB or so", "0GB", "0.4B"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(InputError, match=f"'{text}' is no size; write a number with KB, MB, GB or TB"):
+    with pytest.raises(InputError, match=f"'{text}' is no size; write a number above 0 with KB, MB, GB or TB"):
         parse_size(text)
 
 

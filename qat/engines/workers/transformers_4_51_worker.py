@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from worker_protocol import serve  # type: ignore[import-not-found]
+from worker_protocol import NotAvailable, serve  # type: ignore[import-not-found]
 
 _directory = ""
 _model: Any = None
@@ -21,7 +21,7 @@ def load(directory: str, dtype: str, attention: str) -> dict[str, str]:
     global _directory, _model
     if "rope_parameters" in json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")):
         # It would load without an error and take a rotary base of 10000, whatever was trained.
-        raise ValueError("config.json has rope_parameters, which it ignores: export with dialect: transformers_4_51")
+        raise NotAvailable("not in its dialect; export with export.dequantized.dialect=transformers_4_51")
     auto: Any = transformers.AutoModelForCausalLM
     model, info = auto.from_pretrained(
         directory,

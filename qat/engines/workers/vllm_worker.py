@@ -26,18 +26,16 @@ import numpy as np
 import torch
 import vllm  # type: ignore[import-not-found]
 from numpy.typing import NDArray
-from worker_protocol import NotAvailable, serve  # type: ignore[import-not-found]
+from worker_protocol import NoLogits, NotAvailable, serve  # type: ignore[import-not-found]
 
 _MAX_VOCABULARY = 1 << 14
 """vLLM gives every log-probability as a Python object: a larger vocabulary would take gigabytes a sequence."""
 
-_NO_KERNEL = (
-    "Failed to find a kernel",
-    "_OpNamespace",
-    "Marlin does not support",
-    "Unsupported quantization config",
-)
+_NO_KERNEL = ("Failed to find a kernel", "_OpNamespace", "Marlin does not support")
 """How vLLM says that it has no code for this kind of weight on this processor."""
+
+_NO_SUPPORT = "Unsupported quantization config"
+"""How it says so of every processor."""
 
 _llm: Any = None
 _context = 0
@@ -73,8 +71,8 @@ def load(directory: str, dtype: str | None, context: int, kv_cache_gib: int) -> 
         )
         _run(np.zeros((1, 2), dtype=np.int64), 1)
     except Exception as error:
-        if any(words in str(error) for words in _NO_KERNEL):
-            raise NotAvailable(f"no kernel for this processor ({processor}): {error}") from error
+        if (absent := _absent(str(error), processor)) is not None:
+            raise NotAvailable(absent) from error
         raise
     return {"description": f"vllm {vllm.__version__} ({processor}, {dtype})", "dtype": dtype}
 
@@ -84,7 +82,7 @@ def logits(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     _fits(tokens.shape[1])
     vocabulary = _llm.llm_engine.model_config.get_vocab_size()
     if vocabulary > _MAX_VOCABULARY:
-        raise ValueError(f"vLLM gives no whole distributions over {vocabulary} tokens (at most {_MAX_VOCABULARY} here)")
+        raise NoLogits(f"vLLM gives no whole distributions over {vocabulary} tokens (at most {_MAX_VOCABULARY} here)")
     result = np.full((*tokens.shape, vocabulary), -np.inf, dtype=np.float32)
     for rows, sequence in zip(result, tokens, strict=True):  # one at a time: see _MAX_VOCABULARY
         (output,) = _run(sequence[None], 1, prompt_logprobs=-1, logprobs=-1)
@@ -107,6 +105,15 @@ def continue_greedily(prompt: NDArray[np.int64], new_tokens: int) -> list[int]:
     """The most likely next tokens, one by one; a stop token is the last."""
     _fits(len(prompt) + new_tokens)
     return list(_run(prompt[None], new_tokens)[0].outputs[0].token_ids)
+
+
+def _absent(error: str, processor: str) -> str | None:
+    """What vLLM lacks for the export, by its own message; None if it is the export's fault."""
+    if _NO_SUPPORT in error:
+        return f"vLLM has no support for this: {error}"
+    if any(words in error for words in _NO_KERNEL):
+        return f"no kernel for this processor ({processor}): {error}"
+    return None
 
 
 def _run(prompts: NDArray[np.int64], new_tokens: int, **options: Any) -> list[Any]:

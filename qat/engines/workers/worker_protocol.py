@@ -26,7 +26,11 @@ import numpy as np
 
 
 class NotAvailable(Exception):
-    """What a worker raises where this machine lacks what the export needs; its name goes over the wire."""
+    """What a worker raises that lacks what the export needs, by no fault of the export; its name goes over the wire."""
+
+
+class NoLogits(Exception):
+    """What a worker raises that gives token losses and no logits of such a model; its name goes over the wire."""
 
 
 _FILE = "npy"  # key of the object that stands for an array

@@ -84,6 +84,12 @@ class GgufExporter(Exporter):
             names(name)
         _check_scale_format(checkpoint)
 
+    def takes_tokenizer(self, checkpoint: QuantizedCheckpoint, tokenizer_dir: Path) -> None:
+        """See the base class: the tokenizer's metadata is made, and thrown away."""
+        if self.tokenizer:
+            writer = GGUFWriter(None, MODEL_ARCH_NAMES[Names(checkpoint.config).architecture.arch])
+            _add_tokenizer(writer, checkpoint, tokenizer_dir, self.pre)
+
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
         """Write ``model.gguf``; the tokenizer's files lie in ``directory`` already.
 

@@ -17,6 +17,7 @@ from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
 from torch import Tensor
 
 from qat.errors import InputError, nearest
+from qat.export.gguf import yarn
 
 Config = Mapping[str, Any]
 
@@ -158,10 +159,9 @@ def _add_rope(writer: GGUFWriter, config: Config) -> None:
     kind = rope.get("rope_type", "default")
     if kind in ("linear", "yarn"):
         writer.add_rope_scaling_type(RopeScalingType(kind))
-        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_factor(yarn.factor(config, rope) if kind == "yarn" else rope["factor"])
     if kind == "yarn":
-        original = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
-        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_rope_scaling_orig_ctx_len(yarn.original_context(config, rope))
         writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32)
         writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1)
 
@@ -200,6 +200,13 @@ def _check_rope(config: Config, found: Architecture) -> None:
     kind = rope.get("rope_type", "default")
     _expect(kind in kinds, f"rope_type '{kind}' of {config['model_type']}", ", ".join(kinds))
     _expect(rope.get("partial_rotary_factor", 1.0) == 1.0, "a partial_rotary_factor below 1", "1")
+    if kind in ("linear", "llama3"):
+        _expect(rope.get("factor") is not None, f"rope_type '{kind}' without a factor", "a number")
+    if kind == "yarn":
+        factor = yarn.factor(config, rope)
+        own, known = yarn.attention_factor(rope, factor), yarn.llama_cpp_attention_factor(factor)
+        _expect(math.isclose(own, known, rel_tol=1e-6), f"yarn with an attention factor of {own:.6g}", f"{known:.6g}")
+        _expect(bool(rope.get("truncate", True)), "yarn with truncate false", "true")
     if found.arch is MODEL_ARCH.GEMMA3:
         _expect(local.get("rope_type", "default") == "default", "scaled rope in sliding layers", "default")
 

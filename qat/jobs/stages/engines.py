@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.engines.base import Engine, NotAvailable
+from qat.engines.base import Engine, NoLogits, NotAvailable
 from qat.engines.isolated import Isolated
-from qat.errors import InputError, QatError, RunError
+from qat.errors import QatError, RunError
 from qat.evaluate.forward import evaluating, outputs
 from qat.evaluate.score import perplexity
 from qat.jobs.stages.evaluation import Evaluation
@@ -24,6 +24,9 @@ from qat.restore import restore
 
 LOGIT_LIMIT = 1e-4
 """Largest difference between the logits of an export and the fake-quantized model, for weights only in float32."""
+
+LOSS_LIMIT = 0.05
+"""Largest difference in nats a token between their losses, where an engine rounds by itself or activations are."""
 
 _BLOCKS = 4
 _LOGITS = 1 << 24  # numbers that are compared at most (64 MiB): a 128k vocabulary takes short blocks
@@ -72,6 +75,17 @@ class Expected:
         """Of :attr:`prompts`, up to and with the model's stop token."""
         return self._answers[1]
 
+    @property
+    def token_losses(self) -> Tensor:
+        """Nats that each of :attr:`tokens` but the first of a block costs, float32[blocks, length - 1]."""
+        log_probabilities = self.logits[:, :-1].log_softmax(-1)
+        return -log_probabilities.gather(-1, self.tokens[:, 1:, None]).squeeze(-1)
+
+    @cached_property
+    def loss(self) -> float | None:
+        """Nats a token on the blocks that engines are scored on; None of an encoder."""
+        return self.evaluation.score(restore(self._checkpoint), None).loss
+
     @cached_property
     def _answers(self) -> tuple[Tensor, list[list[int]]]:
         model = restore(self._checkpoint).to(self.evaluation.inputs.device)
@@ -100,7 +114,7 @@ def measure(engine: Isolated, directory: Path, expected: Expected) -> EngineResu
             engine.load(directory, expected.evaluation.inputs.device)
             result = _measured(engine, expected)
             result.peak_memory_bytes = engine.peak_memory_bytes
-            if (wrong := _wrong_logits(engine, expected, result)) is not None:
+            if (wrong := _another_model(engine, expected, result)) is not None:
                 result.status, result.reason = "failed", wrong
             return result
     except NotAvailable as error:
@@ -117,8 +131,9 @@ def _measured(engine: Engine, expected: Expected) -> EngineResult:
     result.perplexity = None if loss is None else perplexity(loss)
     try:
         result.max_logit_difference = _logit_difference(engine, expected)
-    except InputError as error:
-        result.reason = f"no logits: {error}"
+    except NoLogits as error:
+        difference = _token_loss_difference(engine, expected)
+        result.reason = f"no logits: {error}; token losses differ by {difference:.2g} at most"
     if expected.continuations:
         result.greedy_tokens_equal = _greedy(engine, expected)
         result.prompt_tokens_per_second, result.generated_tokens_per_second = _speed(engine, expected)
@@ -131,8 +146,22 @@ def _logit_difference(engine: Engine, expected: Expected) -> float:
         raise RunError(f"{engine.description} gives logits of shape {list(got.shape)}, not {list(wanted.shape)}")
     if engine.normalised:
         wanted = wanted.log_softmax(-1)
-    difference = (got - wanted).abs().max().item()
-    return difference if math.isfinite(difference) else math.inf
+    return _finite((got - wanted).abs().max().item(), engine, "logits")
+
+
+def _token_loss_difference(engine: Engine, expected: Expected) -> float:
+    """In place of the logits', held to the same limit: a token loss is one of the log-probabilities."""
+    got = engine.token_losses(expected.tokens).float().cpu()
+    difference = _finite((got - expected.token_losses).abs().max().item(), engine, "token losses")
+    if _held_to_logits(engine, expected) and difference > LOGIT_LIMIT:
+        raise RunError(_differs(engine, "token losses", difference))
+    return difference
+
+
+def _finite(difference: float, engine: Engine, what: str) -> float:
+    if not math.isfinite(difference):
+        raise RunError(f"{engine.description} gives {what} that are not finite")
+    return difference
 
 
 def _greedy(engine: Engine, expected: Expected) -> tuple[int, int]:
@@ -162,18 +191,32 @@ def _timed(engine: Engine, prompt: list[int], new_tokens: int) -> tuple[float, i
     return time.perf_counter() - start, count
 
 
-def _wrong_logits(engine: Engine, expected: Expected, result: EngineResult) -> str | None:
-    """Why the engine's logits are not the trained model's, where nothing but the order of sums can part them.
+def _another_model(engine: Engine, expected: Expected, result: EngineResult) -> str | None:
+    """Why the engine does not compute the trained model; None if it does.
 
-    An activation next to a rounding border may fall to either code, and an engine below float32 rounds by itself:
-    there the difference is reported only.
+    Logits are held where nothing but the order of sums can part them. An activation next to a rounding border may
+    fall to either code, and an engine below float32 rounds by itself: there the loss of a causal model is held.
     """
     difference = result.max_logit_difference
-    held = engine.dtype == "float32" and expected.weight_only
-    if not held or difference is None or difference <= LOGIT_LIMIT:
+    if _held_to_logits(engine, expected):
+        return None if difference is None or difference <= LOGIT_LIMIT else _differs(engine, "logits", difference)
+    if engine.task != "causal_lm" or result.loss is None or expected.loss is None:
+        return None
+    if abs(result.loss - expected.loss) <= LOSS_LIMIT:
         return None
     return (
-        f"{engine.description} has other logits than the quantized checkpoint: they differ by {difference:.2g}, "
+        f"{engine.description} has a loss of {result.loss:.4f} nats a token, and the quantized checkpoint "
+        f"{expected.loss:.4f} on the same tokens: they may differ by {LOSS_LIMIT:g}"
+    )
+
+
+def _held_to_logits(engine: Engine, expected: Expected) -> bool:
+    return engine.dtype == "float32" and expected.weight_only
+
+
+def _differs(engine: Engine, what: str, difference: float) -> str:
+    return (
+        f"{engine.description} has other {what} than the quantized checkpoint: they differ by {difference:.2g}, "
         f"and at most {LOGIT_LIMIT:g} is allowed with weights only"
     )
 

@@ -13,7 +13,7 @@ from qat.config.compose import choices, component
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.engines.isolated import Isolated
-from qat.errors import InputError, RunError, nearest
+from qat.errors import InputError, QatError, RunError, nearest
 from qat.evaluate.parity import Parity, parity
 from qat.export.base import Exporter, folder_bytes
 from qat.jobs.stages.engines import Expected, measure
@@ -28,12 +28,17 @@ class Validation:
     """What re-reading the exports of a run showed.
 
     Attributes:
-        results: format -> what ``metrics.json`` says of it.
+        results: format -> what ``metrics.json`` says of it; of those that can be read.
         problems: format -> why it is not what was trained; empty where all are.
     """
 
     results: dict[str, ExportResult] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> list[str]:
+        """Formats whose files cannot be read: they have a problem, and no result."""
+        return [name for name in self.problems if name not in self.results]
 
 
 def exporters(run: RunConfig) -> dict[str, Exporter]:
@@ -101,6 +106,8 @@ def validate(
 ) -> Validation:
     """Re-read every export, and load it in every engine of the run that knows its format.
 
+    An export that cannot be read is a problem of its own; the others are checked all the same.
+
     Args:
         run: the checked config.
         folder: where the exports lie.
@@ -112,11 +119,17 @@ def validate(
     """
     validation = Validation()
     expected = None if evaluation is None else Expected(checkpoint, evaluation)
+    for name in run.export:
+        if not (folder.exports / name).is_dir():
+            fix = f"qat export run={folder.path} export={name}"
+            raise InputError(f"{folder.exports / name} does not exist; write it with: {fix}")
     for name, exporter in exporters(run).items():
         directory = folder.exports / name
-        if not directory.is_dir():
-            raise InputError(f"{directory} does not exist; write it with: qat export run={folder.path} export={name}")
-        found = parity(checkpoint, exporter.read(directory), exporter.holds_activations)
+        try:
+            found = parity(checkpoint, exporter.read(directory), exporter.holds_activations)
+        except QatError as error:
+            validation.problems[name] = f"cannot be read: {error}"
+            continue
         engines = {
             key: measure(engine, directory, expected)
             for key, engine in isolated(run).items()

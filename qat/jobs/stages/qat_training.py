@@ -10,7 +10,7 @@ from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.export.base import Exporter
 from qat.hosts import block_count
-from qat.jobs.stages import exports, quantization, training
+from qat.jobs.stages import exports, quantization, tokenizers, training
 from qat.jobs.stages.console import show
 from qat.jobs.stages.inputs import Inputs
 from qat.models.loaded import LoadedModel
@@ -63,6 +63,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     schedule.check_blocks(block_count(prepared.model))
     untrained = quantization.freeze(run, inputs, prepared.model, scheme)
     exports.refuse_unfit(plan.exporters, untrained)
+    tokenizers.refuse_unfit(plan.exporters, untrained, inputs.loaded.tokenizer)
     del untrained
     training.check(run, inputs, loss)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from qat.config import record
 from qat.config.run_folder import RunFolder, difference
 from qat.config.schema import RunConfig
 from qat.errors import InputError
-from qat.export.base import folder_bytes
+from qat.export.base import Exporter, folder_bytes
 from qat.grid import Grid
 from qat.jobs.stages import exports
 from qat.jobs.stages.console import say
@@ -48,6 +48,19 @@ class Streamed:
     checkpoint: QuantizedCheckpoint
     tokenizer: Any
     name: str
+
+
+def check_exports(picked: Mapping[str, Exporter]) -> None:
+    """Refuse a format that is written from the whole model.
+
+    Raises:
+        InputError: there is one.
+    """
+    for name, exporter in picked.items():
+        if not exporter.streams:
+            raise InputError(
+                f"export {name} needs the whole model in memory; leave it out with stream=true, or run without stream"
+            )
 
 
 def plan(run: RunConfig, folder: RunFolder, algorithm: PTQ, scheme: Scheme) -> Streamed:

@@ -148,6 +148,22 @@ def test_what_does_not_train_may_change_on_resume() -> None:
     assert chosen("resume=mine", "logger=wandb", "evaluate.blocks=3", "export=[]", "expect={}").exists
 
 
+def test_an_export_that_is_there_is_not_resumed_with_other_options() -> None:
+    folder = chosen("run_dir=mine", "export=[compressed_tensors,torchao]")
+    folder.create()
+    (folder.exports / "torchao").mkdir(parents=True)
+    smaller = ("export=[compressed_tensors,torchao]", "export.torchao.max_shard_size=1GB")
+    with pytest.raises(InputError) as caught:
+        chosen("resume=mine", *smaller)
+    assert str(caught.value) == (
+        "export.torchao.max_shard_size=1GB but mine/exports/torchao was written with 5GB; replace it with: "
+        "qat export run=mine export=torchao export.torchao.max_shard_size=1GB overwrite=true"
+    )
+    assert chosen("run=mine", *smaller).exists
+    assert chosen("resume=mine", "export=[compressed_tensors,torchao]").exists
+    assert chosen("resume=mine", smaller[0], "export.compressed_tensors.max_shard_size=1GB").exists  # not written yet
+
+
 def test_latest_is_followed_once() -> None:
     first = chosen("recipe=demo/base")
     first.create()

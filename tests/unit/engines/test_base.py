@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from support import copy_tokenizer
 from torch import Tensor
 
 from qat.engines.base import Engine
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.models.tokenizer import load_tokenizer
 
 TABLE = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -56,6 +57,16 @@ def test_losses_of_log_probabilities_are_the_same(table: Table, monkeypatch: pyt
     wanted = table.token_losses(tokens)
     monkeypatch.setattr(Table, "logits", lambda self, tokens: TABLE[tokens].log_softmax(-1))
     torch.testing.assert_close(table.token_losses(tokens), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (2, 3, 3), (1, 3)])
+def test_logits_of_another_shape_give_no_losses(
+    table: Table, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(Table, "logits", lambda self, tokens: torch.zeros(shape))
+    message = f"a table gives logits of shape {list(shape)} for tokens of [1, 3]"
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        table.token_losses(torch.tensor([[0, 1, 2]]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,15 @@ def test_an_engine_that_is_absent_is_told_apart(tmp_path: Path, monkeypatch: pyt
     assert apart.time_limit == 5.0 and apart.normalised and apart.formats == VllmEngine.formats
     with pytest.raises(NotAvailable, match="scripts/engines.sh vllm"):
         apart.load(tmp_path)
+
+
+def test_token_losses_of_another_shape_are_a_failed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = Isolated(CONFIG)
+    monkeypatch.setattr(Isolated, "description", "an engine")
+    monkeypatch.setattr(apart, "ask", lambda *_, **__: np.zeros((2, 16), np.float32))
+    with pytest.raises(RunError, match=r"an engine gives token losses of shape \[2, 16\], not \[2, 15\]"):
+        apart.token_losses(torch.zeros(2, 16, dtype=torch.int64))
+    assert apart.token_losses(torch.zeros(2, 17, dtype=torch.int64)).shape == (2, 16)
 
 
 def test_only_engines_are_built() -> None:

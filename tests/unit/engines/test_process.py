@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qat.engines.base import NotAvailable
+from qat.engines.base import NoLogits, NotAvailable
 from qat.engines.process import WorkerProcess
 from qat.engines.workers import worker_protocol
 from qat.errors import InputError, RunError
@@ -21,7 +21,7 @@ SCRIPT = """
 import os, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from worker_protocol import NotAvailable, serve
+from worker_protocol import NoLogits, NotAvailable, serve
 
 print("a library greets its user" * 10_000)
 
@@ -46,7 +46,8 @@ def hang():
 class InputError(Exception):
     pass
 
-KINDS = {"value": ValueError, "key": KeyError, "run": RuntimeError, "input": InputError, "none": NotAvailable}
+KINDS = {"value": ValueError, "key": KeyError, "run": RuntimeError, "input": InputError}
+KINDS |= {"none": NotAvailable, "logits": NoLogits}
 
 def fail(kind, words):
     raise KINDS[kind](words)
@@ -138,6 +139,7 @@ def test_closing_ends_what_the_worker_started(worker: WorkerProcess) -> None:
         ("value", "because\nof it", InputError, "because of it"),
         ("input", "because of it", InputError, "because of it"),
         ("none", "because of it", NotAvailable, "because of it"),
+        ("logits", "because of it", NoLogits, "because of it"),
         ("run", "because of it", RunError, "because of it"),
         ("key", "name", RunError, "KeyError: 'name'"),
         ("run", "", RunError, "RuntimeError"),

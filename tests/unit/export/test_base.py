@@ -106,6 +106,13 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path, code):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_may_not_be_read_is_named_instead_of_the_folder(tmp_path):
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/elsewhere/tokenizer.json")
+    with pytest.raises(InputError, match=r"^/elsewhere/tokenizer.json cannot be opened \(Permission denied\)"):
+        Text(fails=error).write(CHECKPOINT, tmp_path / "text")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_export_is_written_over_when_that_is_asked_for(tmp_path):
     for _ in range(2):
         Text().write(CHECKPOINT, tmp_path / "text", overwrite=True)

@@ -327,3 +327,13 @@ def test_damaged_exports_are_named(tmp_path):
     (tmp_path / "out/config.json").write_text("{")
     with pytest.raises(InputError, match="is not JSON"):
         exporter.read(tmp_path / "out")
+
+
+@pytest.mark.parametrize("local", ["weight_packed", "weight_shape", "weight_zero_point"])
+def test_a_missing_tensor_is_named_with_its_file(tmp_path, local):
+    CompressedTensorsExporter().write(checkpoint({"m.0.q_proj": entry(weights(4, symmetric=False))}), tmp_path / "out")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    del tensors[f"m.0.q_proj.{local}"]
+    save_file(tensors, tmp_path / "out/model.safetensors")
+    with pytest.raises(InputError, match=f"model.safetensors lacks m.0.q_proj.{local}"):
+        CompressedTensorsExporter().read(tmp_path / "out")

@@ -8,7 +8,7 @@ from compressed_tensors.quantization import QuantizationScheme
 from safetensors.torch import load_file, save_file
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.evaluate.parity import Parity, parity
 from qat.export.gptq import GptqExporter
 from qat.export.gptq_tensors import pack
@@ -163,3 +163,36 @@ def test_float_layers_inside_the_blocks_are_excluded_by_name(tmp_path):
     GptqExporter().write(made, tmp_path / "out")
     values = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     assert values["dynamic"] == {r"-:^model\.layers\.0\.o_proj$": {}}
+
+
+def altered(directory, **changes):
+    tensors = load_file(directory / "model.safetensors")
+    for part, (index, value) in changes.items():
+        tensors[f"{NAME}.{part}"][index] = value
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return GptqExporter().read(directory)
+
+
+def test_zero_points_of_symmetric_weights_are_what_engines_subtract(tmp_path):
+    GptqExporter().write(checkpoint({NAME: entry()}), tmp_path / "out")
+    read = altered(tmp_path / "out", qzeros=((0, 0), 0x77777778))
+    with pytest.raises(RunError, match=f"{NAME}: its qzeros, which engines read, are not those of its integers"):
+        read[NAME]
+
+
+@pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
+def test_groups_in_another_order_are_seen(tmp_path, symmetric):
+    GptqExporter().write(checkpoint({NAME: entry(symmetric=symmetric)}), tmp_path / "out")
+    read = altered(tmp_path / "out", g_idx=(0, 1))
+    with pytest.raises(RunError, match=f"{NAME}: its g_idx, which engines read"):
+        read[NAME]
+
+
+@pytest.mark.parametrize("part", ["qzeros", "scales", "g_idx"])
+def test_a_missing_tensor_is_named_with_its_file(tmp_path, part):
+    GptqExporter().write(checkpoint({NAME: entry()}), tmp_path / "out")
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    del tensors[f"{NAME}.{part}"]
+    save_file(tensors, tmp_path / "out/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"model.safetensors lacks {NAME}.{part}"):
+        GptqExporter().read(tmp_path / "out")[NAME]

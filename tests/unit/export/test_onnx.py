@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -217,6 +218,18 @@ def test_an_encoder_with_its_pooler(tmp_path):
     assert "pooler.dense" in checkpoint.weights
     assert parity(checkpoint, OnnxExporter().read(tmp_path / "out")).exact
     assert max_logit_difference(loaded(tmp_path / "out").logits, restore(checkpoint), TOKENS) <= 1e-5
+
+
+def test_the_zero_point_of_a_symmetric_input_is_0(tmp_path):
+    checkpoint = frozen(Scheme({"all": group("Linear", weights(8, "channel"), STATIC)}))
+    OnnxExporter().write(checkpoint, tmp_path / "out")
+    name = next(iter(checkpoint.weights))
+    model = onnx.load(tmp_path / "out/model.onnx", load_external_data=False)
+    stored = next(t for t in model.graph.initializer if t.name == f"{name}.input.zero_point")
+    stored.CopyFrom(onnx.numpy_helper.from_array(np.array(1, dtype=np.int8), stored.name))
+    onnx.save(model, tmp_path / "out/model.onnx")
+    with pytest.raises(RunError, match=f"{name}: the zero point of its input is 1, and its input is symmetric"):
+        OnnxExporter().read(tmp_path / "out")[name]
 
 
 def test_static_is_opset_16_of_fixed_shapes_in_fp16(static):

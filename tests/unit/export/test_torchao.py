@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.torchao import TorchaoEngine
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.evaluate.parity import Parity, parity
 from qat.export.torchao import TorchaoExporter
 from qat.observers.minmax import MinMax
@@ -102,7 +102,7 @@ def test_parity_sees_what_was_altered(tmp_path):
     save_file(tensors, path, metadata)
     assert parity(made, exporter.read(tmp_path / "out")) == Parity(14, 3, 2, 1)
     save_file({key: tensor for key, tensor in tensors.items() if key != f"{name}scale"}, path, metadata)
-    with pytest.raises(InputError, match=r"other tensors of model\.layers\.0\.self_attn\.q_proj than its header says"):
+    with pytest.raises(InputError, match=f"model.safetensors lacks {name}scale"):
         parity(made, exporter.read(tmp_path / "out"))
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(InputError, match="was not written by the format torchao"):
@@ -127,3 +127,19 @@ def test_the_engine_names_another_formats_export(tmp_path):
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
     with pytest.raises(InputError, match="this one is gptq"):
         TorchaoEngine().load(tmp_path)
+
+
+def resaved(directory, tensors):
+    metadata = TensorFolder(directory).metadata
+    save_file(tensors, directory / "model.safetensors", metadata=metadata)
+    return TorchaoExporter().read(directory)
+
+
+def test_zero_points_of_symmetric_weights_are_0(tmp_path):
+    made = frozen(num_bits=4, strategy="group", group_size=32)
+    TorchaoExporter().write(made, tmp_path / "out")
+    name = next(iter(made.weights))
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    tensors[f"{name}._weight_zero_point"][0, 0] = 1
+    with pytest.raises(RunError, match=f"{name}: it has zero points that are not 0"):
+        resaved(tmp_path / "out", tensors)[name]

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from qat.cli.main import main
+from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.jobs.stages import exports as export_stage
 from qat.models import hf
 from qat.models.save import save_float
@@ -205,6 +206,34 @@ def test_an_export_that_exists_is_replaced_only_when_that_is_asked_for(
     assert metrics(run)["exports"] == {}, "they were of the old one"
     assert main(["validate", f"run={run}"]) == 0
     assert metrics(run)["exports"]["compressed_tensors"]["mismatched_codes"] == 0
+
+
+def test_a_replacement_that_is_interrupted_leaves_no_numbers_of_the_old_export(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert metrics(run)["exports"]
+    monkeypatch.setattr(CompressedTensorsExporter, "write", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["export", f"run={run}", "overwrite=true"])
+    assert metrics(run)["exports"] == {}
+
+
+def test_an_export_that_cannot_be_read_is_a_problem_of_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = ["export=dequantized", "export.dequantized.dtype=float32"]
+    assert main(["export", f"run={run}", *copy]) == 0
+    assert main(["validate", f"run={run}", "engine=[]", *copy]) == 0
+    assert set(metrics(run)["exports"]) == {"compressed_tensors", "dequantized"}
+    damaged = run / "exports" / "compressed_tensors"
+    (damaged / "config.json").unlink()
+    line = error_of(capsys, 1, "validate", f"run={run}")
+    assert f"export compressed_tensors cannot be read: {damaged}" in line
+    assert line.endswith(f"do not use {damaged}")
+    found = metrics(run)["exports"]
+    assert set(found) == {"dequantized"}, "the stored result was of other files"
+    assert found["dequantized"]["engines"]["transformers"]["status"] == "ok", "it was checked all the same"
 
 
 def test_validate_checks_every_export_in_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

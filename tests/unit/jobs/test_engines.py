@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,9 @@ from support import VOCABULARY, random_llama
 from torch import Tensor
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.engines.base import Engine, NotAvailable
+from qat.engines.base import Engine, NoLogits, NotAvailable
 from qat.errors import InputError, RunError
+from qat.evaluate.score import score
 from qat.jobs.stages import engines
 from qat.jobs.stages.engines import Expected, measure
 from qat.prepare import prepare
@@ -34,7 +36,12 @@ def frozen(scheme: str = "w4a16_g32", eos: int | None = None) -> QuantizedCheckp
 def expected_of(checkpoint: QuantizedCheckpoint) -> Expected:
     inputs = SimpleNamespace(device=torch.device("cpu"), loaded=SimpleNamespace(task="causal_lm"))
     blocks = [{"input_ids": row, "labels": row} for row in TOKENS]
-    evaluation: Any = SimpleNamespace(inputs=inputs, blocks=blocks, engine_loss=lambda engine: engine.loss(blocks))
+    evaluation: Any = SimpleNamespace(
+        inputs=inputs,
+        blocks=blocks,
+        engine_loss=lambda engine: engine.loss(blocks),
+        score=lambda model, reference: score(model, blocks, 8, reference=reference),
+    )
     return Expected(checkpoint, evaluation)
 
 
@@ -174,19 +181,68 @@ def test_what_goes_wrong_is_said_and_never_passes(changes: dict[str, Any], statu
     assert result.loss is None
 
 
-def test_an_engine_that_cannot_give_logits_is_still_scored() -> None:
-    def logits(tokens: Tensor) -> Tensor:
-        raise InputError("128256 tokens are too many")
-
-    checkpoint = frozen()
+def losses_only(checkpoint: QuantizedCheckpoint, added: float = 0.0, of: Tensor | None = None) -> dict[str, Any]:
+    """An engine without logits; ``added`` to its token losses of a batch of the size of ``of``."""
     fake = Fake(checkpoint)
-    result = measured(
-        checkpoint, logits=logits, token_losses=fake.token_losses, continue_greedily=fake.continue_greedily
-    )
-    assert (result.status, result.reason) == ("ok", "no logits: 128256 tokens are too many")
+
+    def logits(tokens: Tensor) -> Tensor:
+        raise NoLogits("128256 tokens are too many")
+
+    def token_losses(tokens: Tensor) -> Tensor:
+        losses = fake.token_losses(tokens)
+        return losses + added if of is None or len(of) == len(tokens) else losses
+
+    return {"logits": logits, "token_losses": token_losses, "continue_greedily": fake.continue_greedily}
+
+
+def test_an_engine_that_gives_no_logits_is_compared_by_its_token_losses() -> None:
+    checkpoint = frozen()
+    result = measured(checkpoint, **losses_only(checkpoint))
+    assert result.status == "ok"
+    assert re.fullmatch(r"no logits: 128256 tokens are too many; token losses differ by \S+ at most", result.reason)
+    assert float(result.reason.split()[-3]) < 1e-5
     assert result.max_logit_difference is None
     assert result.loss is not None
     assert result.greedy_tokens_equal == (32, 32)
+    result = measured(checkpoint, **losses_only(checkpoint, added=0.01))
+    assert result.status == "failed"
+    assert "other token losses than the quantized checkpoint: they differ by 0.01," in result.reason
+    assert measured(checkpoint, dtype="float16", **losses_only(checkpoint, added=0.01)).status == "ok"
+    result = measured(checkpoint, dtype="float16", **losses_only(checkpoint, added=math.nan, of=TOKENS[:4]))
+    assert (result.status, result.reason) == ("failed", "fake 1.0 gives token losses that are not finite")
+
+
+def test_an_error_of_the_logits_is_no_refusal_of_them() -> None:
+    def logits(tokens: Tensor) -> Tensor:
+        raise InputError("16 tokens do not fit the context of 8")
+
+    result = measured(frozen(), logits=logits, loss=lambda _: 1.0)
+    assert (result.status, result.reason) == ("failed", "16 tokens do not fit the context of 8")
+
+
+@pytest.mark.parametrize(("scheme", "dtype"), [("w4a16_g32", "float16"), ("w8a8", "float32")])
+def test_the_loss_is_held_where_logits_are_not(scheme: str, dtype: str) -> None:
+    checkpoint = frozen(scheme)
+    own = expected_of(checkpoint).loss
+    assert own == pytest.approx(measured(checkpoint).loss, rel=1e-6)
+    for moved in (0.04, -0.04):
+        assert measured(checkpoint, dtype=dtype, loss=lambda _, moved=moved: own + moved).status == "ok"
+    for moved in (0.06, -0.06):
+        result = measured(checkpoint, dtype=dtype, loss=lambda _, moved=moved: own + moved)
+        assert result.status == "failed"
+        assert result.reason == (
+            f"fake 1.0 has a loss of {own + moved:.4f} nats a token, and the quantized checkpoint {own:.4f} on the "
+            "same tokens: they may differ by 0.05"
+        )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("scheme", "dtype"), [("w4a16_g32", "float16"), ("w8a8", "float32"), ("w4a16_g32", "float32")])
+def test_logits_that_are_not_finite_always_fail(scheme: str, dtype: str, value: float) -> None:
+    checkpoint = frozen(scheme)
+    own = expected_of(checkpoint).loss
+    result = measured(checkpoint, dtype=dtype, added=value, loss=lambda _: own)
+    assert (result.status, result.reason) == ("failed", "fake 1.0 gives logits that are not finite")
 
 
 def test_logits_of_another_shape_fail() -> None:

@@ -35,7 +35,12 @@ def frozen(scheme: str) -> QuantizedCheckpoint:
 def evaluation() -> Any:
     """As much of an Evaluation as is asked for; the score itself is tested elsewhere."""
     inputs = SimpleNamespace(device=torch.device("cpu"), loaded=SimpleNamespace(task="causal_lm"))
-    return SimpleNamespace(inputs=inputs, blocks=[{"input_ids": row} for row in TOKENS], engine_loss=lambda _: 1.5)
+    return SimpleNamespace(
+        inputs=inputs,
+        blocks=[{"input_ids": row} for row in TOKENS],
+        engine_loss=lambda _: 1.5,
+        score=lambda *_: SimpleNamespace(loss=1.5),
+    )
 
 
 def folder_of(path: Path) -> RunFolder:
@@ -115,6 +120,21 @@ def test_an_engine_that_fails_fails_the_export(tmp_path: Path) -> None:
     assert (result.engine, result.loss, result.mismatches) == (None, None, 0)
     with pytest.raises(RunError, match=f"export {NAME} fails in transformers: transformers cannot load .*; do not use"):
         exports.refuse_mismatch(validation, folder_of(tmp_path))
+
+
+def test_an_export_that_cannot_be_read_leaves_the_others_checked(tmp_path: Path) -> None:
+    checkpoint = written(frozen("w8a8"), tmp_path)
+    empty = tmp_path / "exports" / "dequantized"
+    empty.mkdir()
+    both = {"dequantized": component("export", "dequantized"), NAME: FORMAT}
+    validation = validate(tmp_path, checkpoint, export=both)
+    assert validation.unread == ["dequantized"]
+    assert list(validation.results) == [NAME]
+    assert validation.results[NAME].engines["transformers"].status == "ok"
+    with pytest.raises(RunError, match=f"^export dequantized cannot be read: .*; do not use {empty}$"):
+        exports.refuse_mismatch(validation, folder_of(tmp_path))
+    with pytest.raises(InputError, match="gptq does not exist; write it with: qat export run=.* export=gptq"):
+        validate(tmp_path, checkpoint, export=both | {"gptq": component("export", "gptq")})
 
 
 def test_without_engines_only_the_numbers_are_compared(tmp_path: Path) -> None:

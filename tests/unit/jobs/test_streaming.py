@@ -139,6 +139,7 @@ def test_an_export_that_differs_fails_the_run(
         (["scheme=w8a8_static"], "static input activations get their range from data"),
         (["~scheme"], "this run has no scheme"),
         (["export=gptq", "scheme=w8a8"], "export gptq: "),
+        (["export=onnx"], "export onnx needs the whole model in memory; leave it out with stream=true"),
     ],
 )
 def test_bad_input_writes_nothing(
