@@ -144,7 +144,7 @@ def _overview(matrix: Matrix) -> Iterator[str]:
     for scheme in dict.fromkeys(row.scheme for row in matrix.rows):
         yield _line(scheme, *(_cell(cells.get((scheme, name)), notes) for name in formats))
     yield ""
-    yield "A name behind a number is the `scale_format` (and the `rest_dtype`) that the format needs in place of the"
+    yield "A name behind a number is the `scale_format` or the `rest_dtype` that the format needs in place of the"
     yield "preset's own. A number in brackets is a refusal:"
     yield ""
     yield from (f"{index}. {note}" for index, note in enumerate(notes, start=1))
