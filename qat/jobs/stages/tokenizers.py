@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
@@ -14,10 +13,13 @@ from qat.export.base import Exporter
 from qat.models.tokenizer import save_tokenizer
 
 
-def refuse_unfit(
-    picked: Mapping[str, Exporter], checkpoint: QuantizedCheckpoint, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def refuse_unfit(picked: Mapping[str, Exporter], checkpoint: QuantizedCheckpoint, tokenizer: Any) -> None:
     """Show every exporter the files of the tokenizer as they will lie beside the checkpoint.
+
+    Args:
+        picked: exporters by name.
+        checkpoint: what is to be exported.
+        tokenizer: transformers' own.
 
     Raises:
         InputError: one cannot carry it: its reason.
