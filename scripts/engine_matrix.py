@@ -33,6 +33,7 @@ from qat.config.check import check, instantiate  # noqa: E402
 from qat.config.compose import choices, component, compose  # noqa: E402
 from qat.config.run_folder import RunFolder  # noqa: E402
 from qat.config.schema import RunConfig  # noqa: E402
+from qat.engines.foreign import processor_flags  # noqa: E402
 from qat.errors import InputError  # noqa: E402
 from qat.export.base import Exporter  # noqa: E402
 from qat.jobs.stages import exports, inputs, quantization  # noqa: E402
@@ -162,7 +163,7 @@ def processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = (facts.get("flags") or facts.get("Features") or "").split()
+    flags = processor_flags()
     name = facts.get("model name") or platform.processor() or platform.machine()
     return ", ".join([name, *(flag for flag in FLAGS if flag in flags)])
 

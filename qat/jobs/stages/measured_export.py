@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from qat.engines.workers.worker_protocol import peak_memory
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.pack import pack_codes
 from qat.observers.minmax import MinMax
@@ -38,19 +38,6 @@ def main(model: Path, scheme: str, target: Path) -> dict[str, Any]:
         "peak_memory_bytes_before": before,
         "packing_bytes_per_second": packing_speed(),
     }
-
-
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes; mapped files count while they are.
-
-    Linux' ``ru_maxrss`` begins with that of the process that started this one, ``VmHWM`` does not.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def packing_speed() -> float:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from qat.cli.main import main
+from qat.engines.workers.worker_protocol import peak_memory
 from qat.errors import InputError
 from qat.jobs.bench import Options
 from qat.jobs.stages import measured_export
-from qat.jobs.stages.measured_export import peak_memory
 from qat.jobs.stages.synthetic import config_of_size, write_model
 from qat.models.skeleton import open_skeleton
 
