@@ -11,13 +11,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
-from qat.config import record
+from qat.config import hosting, record
 from qat.config.compose import SEVERAL, choices, groups
 from qat.config.explain import explain
 from qat.config.schema import SETTLED_KEYS
 from qat.errors import InputError
 
 RECIPES_FLAG = "--recipes"
+DRY_RUN_FLAG = "--dry-run"
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,20 @@ class Arguments:
     help: bool
 
     @classmethod
-    def parse(cls, words: list[str]) -> Arguments:
+    def parse(cls, command: str, words: list[str]) -> Arguments:
         """Split off our own flags; ``resume=`` and ``run=`` put that run's overrides before the new ones.
+
+        A command with a schema of its own reads the run itself: its keys are others.
 
         Raises:
             InputError: for a flag without its value, or a folder that is no run folder.
         """
-        rest = _recipes_flag_to_override([word for word in words if word not in ("-h", "--help")])
+        asked = bool({"-h", "--help"} & {*words})
+        words = [word for word in words if word not in ("-h", "--help")]
+        if hosting.schema(command) is not None:
+            words = ["dry_run=true" if word == DRY_RUN_FLAG else word for word in words]
+            return cls(_overrides_first(words), None, help=asked)
+        rest = _recipes_flag_to_override(words)
         folders = {key: value for key in ("resume", "run") if (value := _value(rest, key)) is not None}
         if len(folders) > 1:
             raise InputError("resume and run exclude each other; resume=<run folder> continues a training")
@@ -49,7 +57,7 @@ class Arguments:
             _refuse_settled(_overrides(rest), folders["run"])
         for folder in folders.values():
             rest = [*record.read_overrides(Path(folder)), *rest]
-        return cls(_overrides_first(rest), _value(rest, "recipes"), help=bool({"-h", "--help"} & {*words}))
+        return cls(_overrides_first(rest), _value(rest, "recipes"), help=asked)
 
 
 def _recipes_flag_to_override(words: list[str]) -> list[str]:

@@ -18,6 +18,12 @@ def is_request(arguments: Sequence[str]) -> bool:
     return any(flag in arguments for flag in FLAGS)
 
 
+def command() -> str:
+    """The command in the line that is being typed; ``""`` before there is one."""
+    words = os.environ.get("COMP_LINE", "").split()
+    return words[1] if len(words) > 1 else ""
+
+
 def complete_command() -> list[str] | None:
     """The commands that fit when the command itself is being typed.
 

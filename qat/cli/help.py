@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -10,68 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from qat.cli.commands import commands
+from qat.cli.help_text import (
+    EXAMPLES,
+    FOLDERS,
+    KEYS,
+    KEYS_OF_A_FINISHED_RUN,
+    KEYS_OF_BENCH,
+    KEYS_OF_HOSTING,
+    OPTIONS,
+)
 from qat.config.compose import GROUP, choices, groups
-from qat.config.schema import SETTLED_KEYS
-
-EXAMPLES = (
-    ("qat run recipe=demo/w4a16_lsq", "train, quantize, export and score the model that ships with qat"),
-    ("qat run recipe=demo/w4a16_lsq trainer.max_steps=50 scheme=w8a8", "the same with options changed"),
-    ("qat run recipe=llama3_2_1b/w4a16_lsq 'data.train=[corpus/*.txt]'", "your model, your text"),
-    ("qat train resume=outputs/demo/w4a16_lsq/latest", "go on after an interruption, bit for bit"),
-    ("qat ptq model=hf model.path=models/my-llama scheme=w8a8", "quantize a model without training"),
-    ("qat ptq model=hf model.path=models/llama-70b stream=true", "the same for a model larger than memory"),
-    ("qat export run=outputs/demo/w4a16_lsq/latest export=[gguf,onnx]", "write a finished run in other formats"),
-    ("qat validate run=outputs/demo/w4a16_lsq/latest engine=[vllm,llama_cpp]", "load its exports in real engines"),
-    ("qat evaluate model=hf model.path=meta-llama/Llama-3.2-1B", "score a float model"),
-    ("qat run recipe=demo/w4a16_lsq --cfg job", "show what would run"),
-    ("qat train recipe=demo/w4a16_lsq optimizer.lr=1e-4,1e-3 --multirun", "sweep"),
-)
-OPTIONS = (
-    ("--recipes DIR", "add a folder of your own recipes, DIR/<folder>/<recipe>.yaml"),
-    ("--cfg job", "print every option with its value instead of running"),
-    ("--multirun", "run every combination of comma-separated values"),
-    ("-sc install=bash", 'tab completion: eval "$(qat -sc install=bash)" (also zsh, fish)'),
-    ("--help, --version", "this page; the version"),
-    ("--hydra-help", "options of Hydra, the library that reads the keys"),
-)
-KEYS = (
-    ("recipe=demo/w4a16_lsq", "start from a recipe; every other key changes it"),
-    ("scheme=w8a8", "pick a choice of a group"),
-    ("trainer.max_steps=500", "set an option of what is picked"),
-    ("+phase@schedule.warmup=float_warmup", "add a phase named warmup to the precision schedule"),
-    ("+ptq@baseline.ptq.mse=rtn_mse", "compare with one more PTQ algorithm, under the name mse"),
-    ("export=[]", "write no export; export=[a,b] writes several"),
-    ("engine=[transformers,vllm]", "engines that load every export whose format they know; [] for none"),
-    ("'~logger'", "leave a group out (quoted for the shell); '~scheme' is float training"),
-    ("run_dir=DIR", "where the result goes; default: outputs/<recipe or model>/<time>"),
-    ("seed=1 evaluate.blocks=64", "keys besides the groups; also baseline.*, expect.*, rest_dtype, ..."),
-)
-KEYS_OF_A_FINISHED_RUN = (
-    ("run=outputs/demo/w4a16_lsq/latest", "the run folder; everything else is as it was there, unless changed"),
-    ("export=[a,b]", "which exports; default: qat export those of the run, qat validate all that lie in the folder"),
-    ("overwrite=true", "qat export replaces an export that exists"),
-    ("engine=[transformers,vllm]", "which engines qat validate loads them in"),
-    ("engine.transformers.dtype=bfloat16", "how one of them computes"),
-    ("trainer.device=cpu", "where qat validate computes"),
-    ("evaluate.blocks=64", "how much text qat validate scores; other text than the run's is not stored"),
-)
-KEYS_OF_BENCH = (
-    ("size=8GB", "weights of the synthetic model: Llama-shaped, random, bfloat16"),
-    ("shard_size=1GB", "of each of its files"),
-    ("scheme=w4a16_g128", "what it is quantized to"),
-    ("rounds=3", "how often to copy its files and to export it, in turn"),
-    ("bench_dir=DIR", "a folder on the disk to measure; what is written there is removed"),
-    ("json=FILE", "where to write the numbers"),
-)
-# The run folder that a command takes, or can take.
-FOLDERS = {
-    "run": "[resume=<run folder>] ",
-    "train": "[resume=<run folder>] ",
-    "ptq": "[resume=<run folder>] ",
-    "evaluate": "[run=<run folder>] ",
-    "export": "run=<run folder> ",
-    "validate": "run=<run folder> ",
-}
+from qat.config.hosting import schema
+from qat.config.schema import SETTLED_KEYS, RunConfig
 
 
 def overview(console: Console) -> None:
@@ -92,18 +43,36 @@ def overview(console: Console) -> None:
 
 def command_page(console: Console, command: str) -> None:
     """Print the page of ``qat <command> --help``."""
-    of_a_run = FOLDERS.get(command, "").startswith("run=")
-    shown = [group for group in (GROUP, *groups()) if not (of_a_run and group in SETTLED_KEYS)]
-    detailed = [_section(f"{group}=", _pairs(_described(group))) for group in shown]
+    detailed = [_section(f"{group}=", _pairs(_described(group))) for group in _groups_of(command)]
     _print(
         console,
         Text(f"qat {command}: {commands()[command]}"),
         _section("Usage", Text(f"qat {command} {FOLDERS.get(command, '')}[key=value ...] [options]")),
-        _section("Keys", _pairs(dict(KEYS_OF_A_FINISHED_RUN if of_a_run else KEYS))),
+        _section("Keys", _pairs(dict(_keys_of(command)))),
         _section("Options", _pairs(dict(OPTIONS))),
         *detailed,
         Text(f"qat {command} --cfg job prints every option with its value."),
     )
+
+
+def _keys_of(command: str) -> tuple[tuple[str, str], ...]:
+    if command in KEYS_OF_HOSTING:
+        return KEYS_OF_HOSTING[command]
+    return KEYS_OF_A_FINISHED_RUN if _is_of_a_run(command) else KEYS
+
+
+def _groups_of(command: str) -> list[str]:
+    """The groups that a command picks components from."""
+    if (own := schema(command)) is not None:
+        return [group for group in groups() if group in {field.name for field in fields(own)}]
+    hosting = {field.name for name in KEYS_OF_HOSTING for field in fields(schema(name) or RunConfig)}
+    hosting -= {field.name for field in fields(RunConfig)}
+    shown = [group for group in (GROUP, *groups()) if group not in hosting]
+    return [group for group in shown if not (_is_of_a_run(command) and group in SETTLED_KEYS)]
+
+
+def _is_of_a_run(command: str) -> bool:
+    return FOLDERS.get(command, "").startswith("run=")
 
 
 def plain_page(console: Console, command: str) -> None:

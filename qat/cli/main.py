@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -23,8 +23,8 @@ from rich.console import Console
 from qat import __version__
 from qat.cli import commands, completion, help, quiet
 from qat.cli.arguments import Arguments
-from qat.config import compose
-from qat.config.check import check
+from qat.config import compose, hosting
+from qat.config.check import check, check_as
 from qat.config.explain import explain
 from qat.config.run_folder import RunFolder, choose
 from qat.errors import DiskFull, InputError, Interrupted, QatError, RunError, is_disk_full
@@ -61,7 +61,7 @@ def _dispatch(words: list[str]) -> int:
                 f"say what to train: qat {command} recipe=demo/w4a16_lsq, or a model and data of your own "
                 f"(qat {command} --help lists them)"
             )
-        arguments = Arguments.parse(rest)
+        arguments = Arguments.parse(command, rest)
         compose.setup(arguments.recipes)
         if arguments.help:
             help.command_page(Console(), command)
@@ -87,8 +87,8 @@ def _hydra(command: str, words: list[str]) -> None:
         _run(command, config)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises instead of printing and exiting
-    typed, sys.argv = sys.argv, [f"qat {command}".strip(), *words]  # which is where Hydra reads them
-    decorate = hydra.main(config_path=None, config_name=compose.CONFIG_NAME, version_base=compose.VERSION_BASE)
+    typed, sys.argv = sys.argv, [f"qat {command}", *words]  # which is where Hydra reads them
+    decorate = hydra.main(config_path=None, config_name=compose.primary(command), version_base=compose.VERSION_BASE)
     try:
         decorate(job)()
     except QatError:
@@ -124,6 +124,9 @@ def _run(command: str, config: DictConfig) -> None:
 def _start(command: str, config: DictConfig, overrides: list[str], swept: Path | None) -> None:
     # Here and not above: this imports torch, and --help and --cfg answer without.
     job = commands.load(command)
+    if (settings := hosting.schema(command)) is not None:
+        _call(lambda: job.main(check_as(settings, config)), lambda: "")
+        return
     if swept is not None:
         (swept.parent / "multirun.yaml").unlink(missing_ok=True)  # may hold secrets; each job records itself
     switches = {
@@ -133,15 +136,20 @@ def _start(command: str, config: DictConfig, overrides: list[str], swept: Path |
     commands.check_accepts(command, {"resume": config.resume, "run": config.run, **switches})
     run = check(config)
     folder = choose(command, run, config, overrides, swept)
+    _call(lambda: job.main(run, folder), lambda: _how_to_go_on(job, folder))
+
+
+def _call(work: Callable[[], None], how_to_go_on: Callable[[], str]) -> None:
+    """Do the work; an interruption and a full disk say how to go on."""
     try:
-        job.main(run, folder)
+        work()
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted{_how_to_go_on(job, folder)}") from None
+        raise Interrupted(f"interrupted{how_to_go_on()}") from None
     except Exception as error:
         if not is_disk_full(error):
             raise
         where = f" at {name}" if (name := getattr(error, "filename", None)) else ""
-        raise DiskFull(f"no disk space left{where}; free some{_how_to_go_on(job, folder)}") from error
+        raise DiskFull(f"no disk space left{where}; free some{how_to_go_on()}") from error
 
 
 def _how_to_go_on(job: ModuleType, folder: RunFolder) -> str:
@@ -159,10 +167,10 @@ def _report(message: str, code: int) -> int:
 
 
 def _complete(words: list[str]) -> int:
-    found = completion.complete_command()
-    if found is not None:
+    command = completion.command()
+    if (found := completion.complete_command()) is not None:
         print(" ".join(found))
     else:
         compose.setup()
-        _hydra("", words)
+        _hydra(command, words)
     return 0

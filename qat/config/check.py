@@ -14,7 +14,8 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from functools import reduce
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,34 +26,45 @@ from qat.config.explain import explain, how_to_pick, unknown_key
 from qat.config.schema import COMPONENTS, NAMED_COMPONENTS, RunConfig
 from qat.errors import InputError, nearest
 
+S = TypeVar("S")
 _PACKAGES = tuple(sorted({*COMPONENTS.values(), *NAMED_COMPONENTS.values()}))
 
 
 def check(config: DictConfig) -> RunConfig:
-    """The config as plain Python objects, after every key, value and target was checked.
+    """A run's config as plain Python objects, after every key, value and target was checked.
 
     Raises:
         InputError: naming the key, its value and what is allowed.
     """
-    run = _to_object(config)
-    for key, node, package in components(run):
-        _check_node(key, node, package)
+    run = check_as(RunConfig, config)
     _check_bounds("expect", run.expect)
     return run
 
 
-def _to_object(config: DictConfig) -> RunConfig:
+def check_as(schema: type[S], config: DictConfig) -> S:
+    """:func:`check` for a command with a schema of its own.
+
+    Raises:
+        InputError: naming the key, its value and what is allowed.
+    """
+    settings = _to_object(schema, config)
+    for key, node, package in components(settings):
+        _check_node(key, node, package)
+    return settings
+
+
+def _to_object(schema: type[S], config: DictConfig) -> S:
     """Resolve everything; nothing may be missing, unknown, or of another type than the schema's."""
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise InputError(f"{missing[0]} has no value; give it as {missing[0]}=<value>")
-        run = OmegaConf.to_object(config)
+        settings = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    assert isinstance(run, RunConfig)
-    _refuse_unknown("", config, run)
-    return run
+    assert isinstance(settings, schema)
+    _refuse_unknown("", config, settings)
+    return settings
 
 
 def _refuse_unknown(prefix: str, config: DictConfig, schema: Any) -> None:
@@ -65,15 +77,16 @@ def _refuse_unknown(prefix: str, config: DictConfig, schema: Any) -> None:
             _refuse_unknown(f"{key}.", config[key], inner)
 
 
-def components(run: RunConfig) -> Iterator[tuple[str, Any, str]]:
-    """Every component of ``run``: its key, its node and the package that its target must be in."""
+def components(settings: object) -> Iterator[tuple[str, Any, str]]:
+    """Every component of a checked config: its key, its node and the package that its target must be in."""
     for key, package in COMPONENTS.items():
-        if (node := getattr(run, key)) is not None:
+        if (node := getattr(settings, key, None)) is not None:
             yield key, node, package
-    named = {"schedule": run.schedule, "baseline.ptq": run.baseline.ptq, "export": run.export, "engine": run.engine}
     for key, package in NAMED_COMPONENTS.items():
-        for name, node in named[key].items():
-            yield f"{key}.{name}", node, package
+        named = reduce(lambda node, name: getattr(node, name, None), key.split("."), settings)
+        if isinstance(named, Mapping):  # `qat serve` names one export, and gives no component for it
+            for name, node in named.items():
+                yield f"{key}.{name}", node, package
 
 
 def instantiate(node: Mapping[str, Any], key: str, **given: Any) -> Any:

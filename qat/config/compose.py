@@ -25,14 +25,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from qat import paths
-from qat.config import resolvers, schema
+from qat.config import hosting, resolvers, schema
 from qat.errors import InputError
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 GROUP = "recipe"
 # Groups of which a run may pick several (`export=[a,b]`): each config gets its own place, `export.<name>`.
-SEVERAL = ("export", "engine")
+SEVERAL = ("export", "engine", "pricing")
 
 
 class ConfigsSource(FileConfigSource):
@@ -117,11 +117,27 @@ def setup(user_recipes: str | Path | None = None) -> None:
     for plugin in (ConfigsSource, RecipesSource, SearchPath):
         Plugins.instance().register(plugin)
     schema.register()
+    hosting.register()
     resolvers.register()
 
 
-def compose(overrides: Sequence[str], user_recipes: str | Path | None = None) -> DictConfig:
+def primary(command: str) -> str:
+    """Name of the config that a command starts from: its own ``configs/<command>.yaml``, or that of a run.
+
+    Example:
+        >>> primary("serve"), primary("train")
+        ('serve', 'config')
+    """
+    return CONFIG_NAME if hosting.schema(command) is None else command
+
+
+def compose(overrides: Sequence[str], user_recipes: str | Path | None = None, name: str = CONFIG_NAME) -> DictConfig:
     """Compose a run's config, as ``qat <command> <overrides>`` does.
+
+    Args:
+        overrides: the words after the command.
+        user_recipes: a folder of recipes besides the shipped ones.
+        name: the config to start from, see :func:`primary`.
 
     Returns:
         The config with interpolations still in it, but without Hydra's own node.
@@ -139,11 +155,12 @@ def compose(overrides: Sequence[str], user_recipes: str | Path | None = None) ->
     GlobalHydra.instance().clear()
     try:
         with initialize(config_path=None, version_base=VERSION_BASE, job_name="qat"):
-            config = hydra_compose(CONFIG_NAME, list(overrides), return_hydra_config=True)
+            config = hydra_compose(name, list(overrides), return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             # Interpolations of `hydra:` can be resolved in here only.
-            config.recipe = config.recipe
-            config.choices.update({name: config.choices[name] for name in config.choices})
+            if name == CONFIG_NAME:
+                config.recipe = config.recipe
+                config.choices.update({choice: config.choices[choice] for choice in config.choices})
             with open_dict(config):
                 del config["hydra"]
             return config

@@ -23,6 +23,7 @@ _ADDED_BY = {
     "baseline.ptq": "+ptq@baseline.ptq.{name}=<algorithm>",
     "export": "export=[<format>,<format>]",
     "engine": "engine=[<engine>,<engine>]",
+    "pricing": "pricing=[<host>,<host>]",
 }
 _NO_MATCH = re.compile(r"Could not (override|delete) '([^']+)'\.")
 _NO_GROUP = re.compile(r"config group '([^']+)' does not exist")

@@ -26,6 +26,9 @@ COMPONENTS = {
     "optimizer": "qat.training",
     "trainer": "qat.training",
     "logger": "qat.training",
+    "target": "qat.deploy",
+    "gateway": "qat.serve",
+    "traffic": "qat.plan",
 }
 # Where any number of components sit, each under a name of its own.
 NAMED_COMPONENTS = {
@@ -33,6 +36,7 @@ NAMED_COMPONENTS = {
     "baseline.ptq": "qat.ptq",
     "export": "qat.export",
     "engine": "qat.engines",
+    "pricing": "qat.plan",
 }
 REST_DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What decides the weights that a training ends with: a resume must find these unchanged.

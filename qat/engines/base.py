@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.data.tokens import IGNORED_LABEL
+from qat.engines.serving import ServerLaunch, no_server
 from qat.errors import InputError, RunError
 from qat.evaluate.score import Blocks
 from qat.models.loaded import Dtype, Task
@@ -145,6 +146,19 @@ class Engine(ABC):
             raise InputError(f"the prompt {prompt!r} has no token; give at least one character")
         text: str = tokenizer.decode(self.continue_greedily(ids, max_new_tokens), skip_special_tokens=True)
         return text
+
+    def server(self, directory: Path, port: int, chat_template: str | None = None) -> ServerLaunch:
+        """How the engine's own server is started for the export in ``directory``; starts nothing, loads nothing.
+
+        Args:
+            directory: what an exporter wrote, of a causal language model.
+            port: of the loopback address.
+            chat_template: for an export without one, see :func:`qat.engines.chat_template.template_of`.
+
+        Raises:
+            InputError: the engine has no server, or cannot serve this export.
+        """
+        raise no_server(type(self).__name__)
 
     def need_causal_lm(self, verb: str) -> None:
         """Return if the loaded export is a causal language model.

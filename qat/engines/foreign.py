@@ -13,7 +13,7 @@ from typing import Any
 
 from qat.engines.remote import Launch, Remote
 
-_ON_THE_CPU = {
+ON_THE_CPU = {
     "CUDA_VISIBLE_DEVICES": "",
     "TORCHDYNAMO_DISABLE": "1",  # compiling a function at its first call takes a C++ compiler, and longer than the call
 }
@@ -50,9 +50,11 @@ class Foreign(Remote):
     def launch(self, device: str) -> Launch:
         """See the base class."""
         script = Path(__file__).with_name("workers") / f"{self.environment}_worker.py"
-        # -E: our own PYTHONPATH is not for this Python.
-        command = (str(_python(environments() / self.environment)), "-E", str(script))
-        return Launch(self.environment, command, _ON_THE_CPU, self._options)
+        return Launch(self.environment, self.command(str(script)), ON_THE_CPU, self._options)
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Its Python with ``words``. -E: our own PYTHONPATH is not for this Python."""
+        return (str(_python(environments() / self.environment)), "-E", *words)
 
 
 def environments() -> Path:

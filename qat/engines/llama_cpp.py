@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from qat.engines.foreign import Foreign
+from qat.engines.base import NotAvailable
+from qat.engines.chat_template import of_gguf, template_of
+from qat.engines.foreign import ON_THE_CPU, Foreign, environments
+from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, scratch
+from qat.errors import InputError
+
+_CACHE_TYPES = {"f32": 0, "f16": 1}  # as ggml numbers them
+_MODEL = "qat"
 
 
 class LlamaCppEngine(Foreign):
@@ -42,3 +51,43 @@ class LlamaCppEngine(Foreign):
         """
         ids: list[int] = self.ask("tokenize", text=text, special=special)
         return ids
+
+    def server(self, directory: Path, port: int, chat_template: str | None = None) -> ServerLaunch:
+        """See the base class: ``python -m llama_cpp.server``; one request after the other, none interrupted.
+
+        Raises:
+            InputError: not one GGUF file, or one whose tokenizer names no last token.
+            NotAvailable: an environment without the server's packages.
+        """
+        if not [*(environments() / self.environment).glob("lib/python*/site-packages/starlette_context/__init__.py")]:
+            raise NotAvailable("its environment is of before qat serve and has no server: scripts/engines.sh llama_cpp")
+        found = sorted(directory.glob("*.gguf"))
+        if len(found) != 1:
+            raise InputError(f"{directory} has {len(found)} GGUF files, and one is served")
+        chat = of_gguf(found[0])
+        template = template_of(chat_template, chat, directory)
+        if not chat.eos:  # the server stops at this text, and the empty one is everywhere
+            raise InputError(f"{found[0]} names no token that ends a text, which llama.cpp's server needs")
+        files = scratch()
+        told = Path(files.name) / "chat.json"
+        tokens = {"bos_token": chat.bos, "eos_token": chat.eos}
+        told.write_text(json.dumps({"template": template, **tokens}), encoding="utf-8")
+        options = {
+            "model": found[0].resolve(),
+            "model_alias": _MODEL,
+            "host": LOOPBACK,
+            "port": port,
+            "interrupt_requests": False,
+            "n_ctx": min(self._options["context"], chat.context or self._options["context"]),
+            "n_threads": self._options["threads"],
+            "n_threads_batch": self._options["threads"],
+            "type_k": _CACHE_TYPES[self._options["kv_cache"]],
+            "type_v": _CACHE_TYPES[self._options["kv_cache"]],
+            "logits_all": False,
+            "verbose": False,
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        script = Path(__file__).with_name("workers") / "llama_cpp_server.py"
+        command = self.command(str(script), str(told), *words)
+        refuses = NO_PARSERS | {"stream_options"}
+        return ServerLaunch(command, ON_THE_CPU, refuses, health="/v1/models", model=_MODEL, files=files)

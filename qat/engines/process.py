@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import selectors
-import shutil
-import signal
-import subprocess
-import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from qat.engines.base import NoLogits, NotAvailable
+from qat.engines.logged import LoggedProcess
 from qat.engines.workers.worker_protocol import pack, unpack
 from qat.errors import InputError, RunError
 
-_LOG = "log.txt"
 _POLL_SECONDS = 1.0
 _KINDS: dict[str, type[InputError]] = {
     "InputError": InputError,
@@ -29,15 +23,6 @@ _KINDS: dict[str, type[InputError]] = {
     "NoLogits": NoLogits,
 }
 """Errors of a worker, by name, that are not its own failure."""
-
-_PRIVATE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
-"""A worker reads local files and tells nobody."""
 
 
 class WorkerProcess:
@@ -60,29 +45,24 @@ class WorkerProcess:
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self._folder = Path(tempfile.mkdtemp(prefix="qat-engine-")).resolve()
         requests, self._requests = os.pipe()
         self._answers, answers = os.pipe()
         self._received = b""
         try:
-            with (self._folder / _LOG).open("wb") as log:
-                self._process = subprocess.Popen(
-                    [*command, str(requests), str(answers), str(os.getpid())],
-                    cwd=self._folder,
-                    env={**os.environ, **_PRIVATE, "TMPDIR": str(self._folder), **environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(requests, answers),
-                    start_new_session=True,  # its own process group, which is ended as a whole
-                )
-        except OSError as error:
-            _end(None, (self._requests, self._answers), self._folder)
-            raise InputError(f"{name} cannot be started: {error}") from error
+            self._process = LoggedProcess(
+                name,
+                [*command, str(requests), str(answers), str(os.getpid())],
+                environment,
+                pass_fds=(requests, answers),
+            )
+        except InputError:
+            os.close(self._requests)
+            os.close(self._answers)
+            raise
         finally:
             os.close(requests)
             os.close(answers)
-        self._end = weakref.finalize(self, _end, self._process, (self._requests, self._answers), self._folder)
+        self._end = weakref.finalize(self, _end, self._process, (self._requests, self._answers))
 
     def call(self, method: str, time_limit: float, **arguments: Any) -> Any:
         """Ask the worker; numpy arrays and dicts of them may be among the arguments and in the result.
@@ -95,11 +75,11 @@ class WorkerProcess:
         if not self._end.alive:
             raise RunError(f"the worker of {self.name} has ended; load the export again")
         try:
-            line = json.dumps({"method": method, "arguments": pack(arguments, self._folder)})
+            line = json.dumps({"method": method, "arguments": pack(arguments, self._process.folder)})
             self._write(line.encode() + b"\n")
             answer = self._parse(self._read(method, time_limit))
             self.peak_memory_bytes = answer["peak_memory_bytes"]
-            result = unpack(answer.get("result"), self._folder)
+            result = unpack(answer.get("result"), self._process.folder)
         except BaseException:
             self.close()
             raise
@@ -115,7 +95,7 @@ class WorkerProcess:
         try:
             os.write(self._requests, line)
         except BrokenPipeError:
-            raise self._ended() from None
+            raise self._process.ended() from None
 
     def _read(self, method: str, time_limit: float) -> bytes:
         deadline = time.monotonic() + time_limit
@@ -126,16 +106,16 @@ class WorkerProcess:
                 if left <= 0:
                     raise RunError(
                         f"{self.name} did not answer {method} within {time_limit:g} seconds and was ended"
-                        f"{self._last_words()}"
+                        f"{self._process.last_words()}"
                     )
                 if not selector.select(min(left, _POLL_SECONDS)):
                     # A process that the worker started may hold the pipe open after its end.
-                    if self._process.poll() is not None and not selector.select(0):
-                        raise self._ended()
+                    if not self._process.alive and not selector.select(0):
+                        raise self._process.ended()
                     continue
                 received = os.read(self._answers, 1 << 16)
                 if not received:
-                    raise self._ended()
+                    raise self._process.ended()
                 self._received += received
         line, _, self._received = self._received.partition(b"\n")
         return line
@@ -147,33 +127,12 @@ class WorkerProcess:
                 return dict(answer)
         except (ValueError, AttributeError, KeyError):
             pass
-        raise RunError(f"{self.name} answered {line[:80]!r}, which is not in qat's protocol{self._last_words()}")
-
-    def _ended(self) -> RunError:
-        """Why there is no answer: how the process ended, and the last that it printed."""
-        try:
-            status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            how = "closed its pipe"
-        else:
-            how = f"ended with exit status {status}"
-            if status < 0:
-                how = f"was ended by {signal.Signals(-status).name}"
-            if status == -signal.SIGKILL:
-                how += " (the system's answer to a lack of memory)"
-        return RunError(f"{self.name} {how}{self._last_words()}")
-
-    def _last_words(self) -> str:
-        lines = (self._folder / _LOG).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f": {last[-500:]}" if last else ""
+        raise RunError(
+            f"{self.name} answered {line[:80]!r}, which is not in qat's protocol{self._process.last_words()}"
+        )
 
 
-def _end(process: subprocess.Popen[bytes] | None, pipes: tuple[int, int], folder: Path) -> None:
+def _end(process: LoggedProcess, pipes: tuple[int, int]) -> None:
     for pipe in pipes:
         os.close(pipe)
-    if process is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of an ended group
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    process.close()

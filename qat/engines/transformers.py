@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from transformers.initialization import no_init_weights
 
 from qat.checkpoint import GENERATION
 from qat.engines.base import Engine, not_loaded
+from qat.engines.chat_template import of_folder, template_of
+from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, check_temporary_path, linked, scratch
 from qat.errors import InputError
 from qat.evaluate.forward import evaluating, outputs
 from qat.export.compressed_tensors import read_modules
@@ -33,6 +36,9 @@ from qat.export.ct_tensors import decompress
 from qat.export.folder import CONFIG_KEY, read_config
 from qat.models.build import AUTO_CLASSES, detect_task, quiet, reason, torch_dtype
 from qat.models.loaded import Dtype
+
+# frequency_penalty would be taken as another penalty, a stop text left in the answer; the rest is ignored.
+_REFUSED = NO_PARSERS | {"frequency_penalty", "presence_penalty", "response_format", "stop", "stream_options"}
 
 
 class TransformersEngine(Engine):
@@ -120,6 +126,27 @@ class TransformersEngine(Engine):
             )
         continuation: list[int] = out[0, len(prompt) :].tolist()
         return continuation
+
+    def server(self, directory: Path, port: int, chat_template: str | None = None) -> ServerLaunch:
+        """See the base class: ``transformers serve``.
+
+        Raises:
+            InputError: an export that transformers does not load by itself.
+        """
+        if not self._loads_in_place(read_config(directory)):
+            raise InputError(
+                f"transformers loads {directory} only with help that its server does not have (packed zero points, or "
+                "quantized embeddings); serve the export dequantized, or another engine"
+            )
+        check_temporary_path()
+        template = template_of(chat_template, of_folder(directory), directory)
+        files = scratch()
+        folder = str(linked(directory, template, Path(files.name)))
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", folder, "--host", LOOPBACK]
+        command += ["--port", str(port), "--dtype", self.dtype, "--device", device]
+        # Its command would ask PyPI for a newer version.
+        return ServerLaunch(tuple(command), {"HF_HUB_DISABLE_UPDATE_CHECK": "1"}, _REFUSED, model=folder, files=files)
 
     def _loads_in_place(self, raw: dict[str, Any]) -> bool:
         """Whether transformers loads the file's own tensors, where it is exact."""

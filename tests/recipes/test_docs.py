@@ -42,7 +42,7 @@ def test_a_command_on_the_page_composes(line: str, tmp_path: Path) -> None:
     assert command in commands()
     if any(word.startswith("resume=") for word in words):
         with pytest.raises(InputError, match="is not a run folder"):
-            Arguments.parse(words)
+            Arguments.parse("run", words)
         return
     words = [word for word in words if word not in ("--cfg", "job", "--multirun", "--recipes", "recipes_of_mine")]
     check(compose([word.partition(",")[0] if "lr=" in word else word for word in words], write_recipe(tmp_path)))

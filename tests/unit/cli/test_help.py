@@ -11,16 +11,31 @@ from pathlib import Path
 import pytest
 
 import qat
-from qat.cli.help import EXAMPLES
+from qat.cli.help_text import EXAMPLES
 from qat.cli.main import main
 from qat.config.compose import choices, groups
+
+HOSTING = {"target": "deploy", "gateway": "serve", "traffic": "plan", "pricing": "plan"}
+
+
+@pytest.mark.parametrize(("group", "command"), HOSTING.items())
+def test_the_page_of_a_command_with_a_config_of_its_own_shows_only_what_it_reads(
+    capsys: pytest.CaptureFixture[str], group: str, command: str
+) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert f"\n{group}=\n" in page
+    for name in choices(group):
+        assert f"\n  {name} " in page
+    for other in {*groups(), "recipe"} - {*HOSTING, "engine"}:
+        assert f"\n{other}=\n" not in page
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_overview_names_commands_groups_and_recipes(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main(words) == 0
     page = capsys.readouterr().out
-    for command in ("run", "train", "ptq", "export", "evaluate", "validate"):
+    for command in ("run", "train", "ptq", "export", "evaluate", "validate", "deploy", "serve", "plan"):
         assert f"\n  {command} " in page
     for name in [*groups(), "base, w4a16_lsq", "qat run recipe=demo/w4a16_lsq", "--recipes DIR"]:
         assert name in page
@@ -31,6 +46,9 @@ def test_the_page_of_a_command_describes_every_choice(capsys: pytest.CaptureFixt
     assert main(["train", "--help"]) == 0
     page = capsys.readouterr().out
     for group in [*groups(), "recipe"]:
+        if group in HOSTING:
+            assert f"\n{group}=\n" not in page
+            continue
         assert f"\n{group}=\n" in page
         for name in choices(group):
             assert f"\n  {name} " in page
@@ -79,7 +97,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "expected"),
     [
         ("qat r", {"run"}),
-        ("qat ", {"run", "train", "ptq", "export", "evaluate", "validate", "bench"}),
+        ("qat ", {"run", "train", "ptq", "export", "evaluate", "validate", "bench", "deploy", "serve", "plan"}),
+        ("qat deploy target=sage", {"target=sagemaker"}),
+        ("qat serve gateway.por", {"gateway.port="}),
         ("qat run recipe=demo/w", {"recipe=demo/w4a16_lsq"}),
         ("qat run scheme=w8", {"scheme=w8a16", "scheme=w8a8", "scheme=w8a8_static"}),
         ("qat run recipe=demo/base trainer.max_", {"trainer.max_steps="}),

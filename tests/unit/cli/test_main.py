@@ -56,7 +56,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["tran"], ["there is no command 'tran'", "did you mean 'train'", "commands: bench, evaluate, export, ptq"]),
+        (["tran"], ["there is no command 'tran'", "did you mean 'train'", "commands: bench, deploy, evaluate, export"]),
         (
             ["run", "recipe=demo/w4a16_lsqq"],
             ["recipe 'demo/w4a16_lsqq' not found", "did you mean 'demo/w4a16_lsq'"],
@@ -242,9 +242,9 @@ def test_resume_finds_the_users_recipes_again(tmp_path: Path, use: Callable[[Job
 @pytest.mark.parametrize(
     ("command", "key", "takers"),
     [
-        ("run", "run", "evaluate, export, validate"),
+        ("run", "run", "deploy, evaluate, export, plan, serve, validate"),
         ("export", "resume", "ptq, run, train"),
-        ("ptq", "run", "evaluate, export, validate"),
+        ("ptq", "run", "deploy, evaluate, export, plan, serve, validate"),
     ],
 )
 def test_a_command_refuses_the_folder_it_has_no_use_for(

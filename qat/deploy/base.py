@@ -1,0 +1,84 @@
+"""What every host has in common: write, check, push, remove."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import Console
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.deploy.checks import Preflight
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run, as a host needs it.
+
+    Attributes:
+        checkpoint: the frozen integer model.
+        tokenizer: folder with the tokenizer's files.
+        name: of the model, such as its recipe's.
+    """
+
+    checkpoint: QuantizedCheckpoint
+    tokenizer: Path
+    name: str
+
+
+class Target(ABC):
+    """A host. One subclass in one file or package, and one YAML in ``configs/target`` with its options.
+
+    ``folder`` is always what :meth:`prepare` wrote; :meth:`preflight` and :meth:`push` take a folder of somebody
+    else's making as well.
+
+    Example:
+        >>> target = Bedrock(region="us-east-1")
+        >>> target.prepare(source, folder)
+        >>> target.preflight(folder).failed
+        ()
+    """
+
+    name: ClassVar[str]
+    """As its config is called."""
+
+    @abstractmethod
+    def prepare(self, source: Source, folder: Path) -> None:
+        """Write what the host takes into ``folder``, which exists and is empty; the caller publishes it.
+
+        Raises:
+            InputError: the host cannot take this model, with the reason and what to do instead.
+        """
+
+    @abstractmethod
+    def preflight(self, folder: Path) -> Preflight:
+        """Check ``folder`` against every rule of the host. Sends nothing anywhere.
+
+        Raises:
+            InputError: there is no such folder. Whatever is wrong inside it is a failed check, not an error.
+        """
+
+    @abstractmethod
+    def push(self, folder: Path, log: Console, dry_run: bool) -> None:
+        """Bring ``folder`` to the host and try it there; a second call goes on where the first one ended.
+
+        Args:
+            folder: what passed :meth:`preflight`.
+            log: where progress is told.
+            dry_run: print every call, send none.
+
+        Raises:
+            InputError: an option that is missing or wrong.
+            RunError: the host refused, in its own words.
+        """
+
+    @abstractmethod
+    def delete(self, folder: Path, log: Console, dry_run: bool) -> None:
+        """Remove from the host everything that :meth:`push` made, and nothing else.
+
+        Raises:
+            InputError: nothing was pushed from ``folder``.
+            RunError: the host refused, in its own words.
+        """

@@ -1,0 +1,1 @@
+"""Amazon SageMaker with AWS's LMI container: vLLM on the packed integers, behind an endpoint."""

@@ -1,0 +1,111 @@
+"""Bring a finished run to a host: write what it takes, check that against the host's rules, push it, remove it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from qat.config import record
+from qat.config.check import instantiate
+from qat.config.hosting import DeployConfig
+from qat.config.run_folder import RunFolder
+from qat.deploy.base import Source, Target
+from qat.deploy.checks import Preflight
+from qat.errors import InputError, RunError
+from qat.jobs.stages import finished
+from qat.jobs.stages.console import say, show
+from qat.paths import publish, temporary_beside
+
+ACCEPTS = ("run",)
+REPORT = "preflight.json"
+
+
+def main(settings: DeployConfig) -> None:
+    """Run one action.
+
+    Raises:
+        InputError: what is asked for does not fit together, or the host cannot take this model.
+        RunError: a rule of the host failed, or the host did.
+    """
+    if settings.target is None:
+        raise InputError("say where to: qat deploy target=<host> (qat deploy --help lists them)")
+    if (settings.run is None) == (settings.folder is None):
+        raise InputError("give the finished run with run=<run folder>, or a folder as it lies with folder=<folder>")
+    target: Target = instantiate(settings.target, "target")
+    if settings.dry_run and settings.action not in ("push", "delete"):
+        raise InputError(f"--dry-run is for action=push and action=delete; action={settings.action} sends nothing")
+    if settings.action == "prepare":
+        _prepare(settings, target)
+        return
+    folder = _prepared(settings, target)
+    if settings.action == "preflight":
+        _refuse(_check(settings, target, folder))
+    elif settings.action == "push":
+        _refuse(_check(settings, target, folder))
+        target.push(folder, Console(), settings.dry_run)
+    else:
+        target.delete(folder, Console(), settings.dry_run)
+
+
+def _prepare(settings: DeployConfig, target: Target) -> None:
+    """Write everything beside, check it, and give it its name; what fails a rule keeps it too, to be looked at."""
+    if settings.run is None:
+        raise InputError("action=prepare writes from a finished run; name it with run=<run folder>")
+    folder = _place(settings.run, target)
+    if (folder / PUSHED).is_file():
+        raise InputError(
+            f"{folder} was pushed, and {PUSHED} in it knows what lies there; remove that first with: "
+            f"qat deploy target={target.name} run={settings.run} action=delete"
+        )
+    source = _source(Path(settings.run))
+    temporary = temporary_beside(folder, settings.overwrite)
+    try:
+        target.prepare(source, temporary)
+        publish(temporary, folder, settings.overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    preflight = _check(settings, target, folder)
+    say(f"{target.name}: {folder}")
+    _refuse(preflight)
+    say(f"next: qat deploy target={target.name} run={settings.run} action=push --dry-run")
+
+
+def _source(run: Path) -> Source:
+    config = record.read_config(run)
+    folder = RunFolder("deploy", run, config, [], exists=True)
+    name = config.get("recipe") or config.get("choices", {}).get("model") or run.name
+    return Source(checkpoint=finished.checkpoint(folder), tokenizer=folder.quantized, name=str(name).replace("/", "-"))
+
+
+def _place(run: str, target: Target) -> Path:
+    return Path(run) / "deploy" / target.name
+
+
+def _prepared(settings: DeployConfig, target: Target) -> Path:
+    if settings.run is None:
+        assert settings.folder is not None
+        return Path(settings.folder)
+    record.read_config(Path(settings.run))  # which says what is wrong with another folder
+    folder = _place(settings.run, target)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not there; make it with: qat deploy target={target.name} run={settings.run}")
+    return folder
+
+
+def _check(settings: DeployConfig, target: Target, folder: Path) -> Preflight:
+    """Every rule, on the screen and as JSON."""
+    preflight = target.preflight(folder)
+    show(preflight)
+    report = Path(settings.report) if settings.report is not None else folder / REPORT
+    if settings.run is not None or settings.report is not None:  # nothing is put into a folder of somebody else's
+        preflight.write(report)
+        say(f"checks: {report}")
+    return preflight
+
+
+def _refuse(preflight: Preflight) -> None:
+    if preflight.failed:
+        rules = ", ".join(check.rule for check in preflight.failed)
+        raise RunError(f"{preflight.folder} fails {len(preflight.failed)} of the rules of {preflight.target}: {rules}")

@@ -1,0 +1,97 @@
+"""Compare what hosts cost and how fast they answer, by simulating a day of traffic on each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.config import record
+from qat.config.check import instantiate
+from qat.config.hosting import PlanConfig
+from qat.config.run_folder import RunFolder
+from qat.errors import InputError
+from qat.jobs.stages import finished
+from qat.jobs.stages.console import say, show
+from qat.paths import publish, temporary_beside
+from qat.plan.compare import compare
+from qat.plan.facts import ModelFacts, Precision
+from qat.plan.page import write_page
+from qat.plan.table import render
+
+ACCEPTS = ("run",)
+OUTPUTS = Path("outputs", "plan")
+
+
+def main(settings: PlanConfig) -> None:
+    """Run the command: a table on the screen, ``plan.json`` and ``index.html`` in a folder.
+
+    Raises:
+        InputError: no model is given, or an option that cannot be used.
+    """
+    facts = _facts(settings)
+    traffic = instantiate(settings.traffic, "traffic")
+    hostings = {name: instantiate(node, f"pricing.{name}") for name, node in settings.pricing.items()}
+    folder = Path(settings.out) if settings.out is not None else OUTPUTS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    temporary = temporary_beside(folder)
+    try:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, transient=True) as progress:
+            bar = progress.add_task("", total=1.0)
+            plan = compare(
+                facts,
+                traffic,
+                hostings,
+                days=settings.days,
+                seed=settings.seed,
+                max_requests=settings.max_requests,
+                late_after=settings.late_after,
+                progress=lambda what, share: progress.update(bar, description=what, completed=share),
+            )
+        plan.write(temporary / "plan.json")
+        write_page(plan, temporary / "index.html")
+        publish(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    show(render(plan))
+    say(f"page: {folder / 'index.html'}, numbers: {folder / 'plan.json'}")
+
+
+def _facts(settings: PlanConfig) -> ModelFacts:
+    if (settings.run is None) == (settings.parameters is None):
+        raise InputError("say which model: run=<run folder>, or parameters=8e9 for one that is not there yet")
+    if settings.run is None:
+        assert settings.parameters is not None
+        if settings.parameters < 1:
+            raise InputError(f"parameters={settings.parameters:g} must be 1 or more")
+        return ModelFacts.of_parameters(f"{settings.parameters / 1e9:.3g}B parameters", int(settings.parameters))
+    run = Path(settings.run)
+    config = record.read_config(run)
+    checkpoint = finished.checkpoint(RunFolder("plan", run, config, [], exists=True))
+    return facts_of(str(config.get("recipe") or run), checkpoint)
+
+
+def facts_of(name: str, checkpoint: QuantizedCheckpoint) -> ModelFacts:
+    """Size of a checkpoint at its own precision as it is, and at the others by their bits a weight."""
+    parameters = sum(entry.shape.numel() for entry in checkpoint.weights.values())
+    parameters += sum(tensor.numel() for tensor in checkpoint.rest_layout.values())
+    facts = ModelFacts.of_parameters(name, parameters)
+    bits = max((entry.args.num_bits or 16) for entry in checkpoint.weights.values())
+    own: Precision = "int4" if bits <= 4 else "int8"
+    return facts.model_copy(
+        update={"bytes": facts.bytes | {own: checkpoint.nbytes}, "kv_bytes_per_token": _kv_bytes(checkpoint.config)}
+    )
+
+
+def _kv_bytes(config: Mapping[str, Any]) -> int | None:
+    """Keys and values of one token in 16 bits; None where the config does not say it in the usual words."""
+    layers, heads, width = (config.get(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    if not (layers and heads and width):
+        return None
+    size = config.get("head_dim") or width // heads
+    return 2 * 2 * int(layers) * int(config.get("num_key_value_heads") or heads) * int(size)

@@ -1,0 +1,1 @@
+"""Where the model runs, with dated prices and speeds: one hosting a file."""

@@ -1,0 +1,1 @@
+"""Who asks, when, and how much: one kind of traffic a file."""

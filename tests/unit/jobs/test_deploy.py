@@ -1,0 +1,120 @@
+"""``qat deploy``: what each action needs, writes and refuses; what a host checks is tested with the host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from support import error_of
+
+from qat.checkpoint import QuantizedCheckpoint
+from qat.cli.main import main
+from qat.errors import RunError
+from qat.jobs import deploy
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose twin is exact: INT4 codes times bfloat16 scales, and the rest in float16."""
+    folder = tmp_path_factory.mktemp("deploy") / "finished"
+    words = ["scheme=w4a16_g32", "rest_dtype=float16", "evaluate.blocks=1", "engine=[]", "export=[]"]
+    assert main(["ptq", f"run_dir={folder}", *words]) == 0
+    return folder
+
+
+BEDROCK = ("deploy", "target=bedrock", "target.parity=false")
+
+
+def test_prepare_writes_the_exact_twin_and_the_integers_and_checks_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    made = run / "deploy" / "bedrock"
+    twin = load_file(made / "import" / "model.safetensors")
+    for name, weight in QuantizedCheckpoint.load(run / "quantized").weights.items():
+        value, stored = weight.grid.value(), twin[f"{name}.weight"]
+        assert stored.dtype.itemsize == 2
+        assert (stored.double() == value.double()).all()
+    assert (made / "packed" / "config.json").is_file()
+    report = json.loads((made / "preflight.json").read_text())
+    assert {check["rule"].split(".")[1] for check in report["checks"]} == {str(rule) for rule in range(1, 11)}
+    assert not [check for check in report["checks"] if check["status"] == "fail"]
+    told = capsys.readouterr().out
+    assert "--dry-run" in told and "bedrock preflight" in told
+
+
+def test_a_second_prepare_needs_overwrite(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    (run / "deploy" / "bedrock" / "mine.txt").write_text("mine")
+    assert "exists already" in error_of(capsys, *BEDROCK, f"run={run}")
+    assert (run / "deploy" / "bedrock" / "mine.txt").is_file()
+    assert main([*BEDROCK, f"run={run}", "overwrite=true"]) == 0
+    assert not (run / "deploy" / "bedrock" / "mine.txt").exists()
+
+
+def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    folder = run / "deploy" / "bedrock" / "import"
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    before = sorted(path.name for path in folder.iterdir())
+    report = tmp_path / "report.json"
+    words = [*BEDROCK, f"folder={folder}", "action=preflight"]
+    said = error_of(capsys, *words, f"report={report}", code=1)
+    assert "fails 1 of the rules of bedrock: bedrock.8" in said
+    assert [check["status"] for check in json.loads(report.read_text())["checks"]].count("fail") == 1
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["target=bedrock"], "run=<run folder>"),
+        (["run=a"], "say where to"),
+        (["target=bedrock", "run=a", "folder=b"], "run=<run folder>, or a folder"),
+        (["target=bedrock", "folder=b"], "action=prepare writes from a finished run"),
+        (["target=bedrock", "run=nowhere"], "nowhere is not a run folder"),
+        (["target=bedrok", "run=a"], "did you mean 'bedrock'"),
+        (["target=bedrock", "run=a", "action=pussh"], "did you mean 'push'"),
+        (["target=bedrock", "run=a", "--dry-run"], "action=prepare sends nothing"),
+        (["target=bedrock", "run=a", "target.regoin=us-east-1"], "did you mean 'region'"),
+        (["target=bedrock", "run=a", "scheme=w8a8"], "scheme"),
+        (["target=bedrock", "folder=nowhere", "action=preflight"], "nowhere"),
+    ],
+)
+def test_bad_input(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert said in error_of(capsys, "deploy", *words)
+
+
+@pytest.mark.parametrize("action", ["preflight", "push", "delete"])
+def test_what_was_not_prepared_says_how(run: Path, capsys: pytest.CaptureFixture[str], action: str) -> None:
+    said = error_of(capsys, *BEDROCK, f"run={run}", f"action={action}")
+    assert f"qat deploy target=bedrock run={run}" in said
+    assert not (run / "deploy").exists()
+
+
+def test_a_failed_prepare_leaves_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(target: object, source: object, folder: Path) -> None:
+        (folder / "half.txt").write_text("half")
+        raise RunError("the disk went away")
+
+    monkeypatch.setattr("qat.deploy.bedrock.target.Bedrock.prepare", half)
+    assert "the disk went away" in error_of(capsys, *BEDROCK, f"run={run}", code=1)
+    assert not (run / "deploy").exists() or not [*(run / "deploy").iterdir()]
+
+
+def test_a_push_of_what_fails_a_rule_sends_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    (run / "deploy" / "bedrock" / "import" / "training_args.bin").write_bytes(b"x")
+    sent: list[object] = []
+    monkeypatch.setattr("qat.deploy.bedrock.target.Bedrock.push", lambda *words: sent.append(words))
+    assert "bedrock.8" in error_of(capsys, *BEDROCK, f"run={run}", "action=push", code=1)
+    assert not sent
+    assert deploy.ACCEPTS == ("run",)
