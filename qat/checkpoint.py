@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
 from qat.paths import publish, temporary_beside
-from qat.quantized import Deferred, Lazy, QuantizedWeight, on_meta
+from qat.quantized import Deferred, LazyTensors, QuantizedWeight, Rows, on_meta
 from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
 from qat.tensor_files import TensorFolder, sha256, write_tensors
@@ -50,7 +50,7 @@ class QuantizedCheckpoint:
     """What was trained, in integers.
 
     Of a model that does not fit in memory both mappings are lazy: they give one tensor at a time, see
-    :mod:`qat.quantized`. A checkpoint that was loaded is always so.
+    :mod:`qat.quantized`, and those of the rest also block by block. A checkpoint that was loaded is always so.
 
     Attributes:
         weights: module name -> its integers. Modules that share a weight share one entry: the first name.
@@ -114,7 +114,7 @@ class QuantizedCheckpoint:
     @property
     def nbytes(self) -> int:
         """Bytes of the model at its own widths: codes packed to their bits, scales, zero points and the rest."""
-        total = sum(tensor.nbytes for tensor in self.rest.values())
+        total = sum(tensor.nbytes for tensor in self.rest_layout.values())
         for entry in self.weights.values():
             layout = entry.layout
             total += layout.scale.nbytes
@@ -122,6 +122,19 @@ class QuantizedCheckpoint:
                 if integers is not None:
                     total += (integers.numel() * entry.args.num_bits + 7) // 8
         return total
+
+    @property
+    def rest_layout(self) -> dict[str, Tensor]:
+        """Shapes and dtypes of ``rest``, without its numbers: tensors on the meta device."""
+        if isinstance(self.rest, LazyTensors):
+            return {name: tensor.layout for name, tensor in self.rest.rows.items()}
+        return {name: tensor.to("meta") for name, tensor in self.rest.items()}
+
+    def rest_blocks(self, name: str) -> Iterator[Tensor]:
+        """An unquantized tensor in blocks of rows, which are small where ``rest`` is lazy; one is no block to keep."""
+        if isinstance(self.rest, LazyTensors):
+            return self.rest.rows[name].blocks()
+        return iter((self.rest[name],))
 
     def save(self, directory: Path, tokenizer: Any = None) -> None:
         """Write the folder; it appears under its name only when it is complete.
@@ -143,7 +156,9 @@ class QuantizedCheckpoint:
     def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
             save_tokenizer(tokenizer, temporary)
-        layout = {name: tensor.to("meta") for name, tensor in self._tensors(numbers=False)}
+        layout = dict(self.rest_layout)
+        for name, entry in self.weights.items():
+            layout |= {full: tensor.to("meta") for full, tensor in _parts(name, entry, entry.layout)}
         write_tensors(temporary, layout, self._tensors(), MAX_SHARD_SIZE)
         (temporary / "config.json").write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n")
         self.write_generation_config(temporary)
@@ -186,21 +201,20 @@ class QuantizedCheckpoint:
             inputs = (tensors.get(f"{name}.{part}") for part in INPUT_PARTS)
             weights[name] = QuantizedWeight(numbers, scheme, entry["kind"], *inputs)
             parts.update(f"{name}.{part}" for part in WEIGHT_PARTS + INPUT_PARTS)
-        rest = Lazy({name: partial(tensors.__getitem__, name) for name in tensors if name not in parts})
+        own = (name for name in tensors if name not in parts)
+        rest = LazyTensors({name: Rows(tensors[name].to("meta"), partial(tensors.__getitem__, name)) for name in own})
         config = json.loads((directory / "config.json").read_text())
         generation = json.loads((directory / GENERATION).read_text()) if GENERATION in manifest["files"] else None
         whole, task = Scheme(**manifest["scheme"]), manifest["task"]
         return cls(weights, rest, whole, config, task, manifest["tied"], manifest["conv1d"], generation)
 
-    def _tensors(self, numbers: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the files with its name, one module at a time; without numbers only the layouts."""
-        yield from self.rest.items()
+    def _tensors(self) -> Iterator[tuple[str, Iterable[Tensor]]]:
+        """Every tensor of the files with its name, in blocks; one module at a time."""
+        for name in self.rest:
+            yield name, self.rest_blocks(name)
         for name, entry in self.weights.items():
-            grid = entry.grid if numbers else entry.layout
-            parts = (grid.codes, grid.scale, grid.zero_point, entry.input_scale, entry.input_zero_point)
-            for part, tensor in zip(WEIGHT_PARTS + INPUT_PARTS, parts, strict=True):
-                if tensor is not None:
-                    yield f"{name}.{part}", tensor
+            for full, tensor in _parts(name, entry, entry.grid):
+                yield full, (tensor,)
 
 
 def model_ties(model: nn.Module) -> list[list[str]]:
@@ -244,6 +258,14 @@ def _freeze_host(name: str, host: Any) -> QuantizedWeight:
 
 def _on_cpu(grid: Grid) -> Grid:
     return Grid(grid.codes.cpu(), grid.scale.cpu(), None if grid.zero_point is None else grid.zero_point.cpu())
+
+
+def _parts(name: str, entry: QuantizedWeight, grid: Grid) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one quantized module, ``grid`` being its numbers or its layout."""
+    parts = (grid.codes, grid.scale, grid.zero_point, entry.input_scale, entry.input_zero_point)
+    for part, tensor in zip(WEIGHT_PARTS + INPUT_PARTS, parts, strict=True):
+        if tensor is not None:
+            yield f"{name}.{part}", tensor
 
 
 def _read_grid(tensors: TensorFolder, name: str) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -86,9 +87,17 @@ def publish(temporary: Path, final: Path, overwrite: bool = False) -> None:
 
     With ``overwrite`` a folder of that name is moved aside first and removed last; if the new one cannot take its
     name, the old one gets it back.
+
+    Raises:
+        InputError: without ``overwrite``, if a folder of that name has appeared meanwhile and holds something.
     """
     if not (overwrite and final.exists()):
-        os.replace(temporary, final)
+        try:
+            os.replace(temporary, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise InputError(f"{final} exists by now, since another command made it; it is left as it is") from error
         return
     aside = temporary.with_name(f"{temporary.name}{_ASIDE}")
     os.replace(final, aside)

@@ -11,6 +11,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor
 
 from qat.grid import Grid
+from qat.tensor_files import row_blocks
 
 T = TypeVar("T")
 
@@ -36,6 +37,45 @@ class Lazy(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._sources)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor that can be read some rows at a time, so that no more of it is in memory.
+
+    Attributes:
+        layout: its shape and dtype, on the meta device.
+        source: gives the tensor as it is stored, mapped from its file anew: pages that were read go with it.
+        convert: from the stored to the wanted tensor, row by row.
+    """
+
+    layout: Tensor
+    source: Callable[[], Tensor]
+    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+    def whole(self) -> Tensor:
+        """All rows."""
+        return self.convert(self.source())
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The rows, block after block; what has no rows comes whole."""
+        if self.layout.ndim == 0:
+            yield self.whole()
+            return
+        for rows in row_blocks(self.layout):
+            yield self.convert(self.source()[rows])
+
+
+class LazyTensors(Lazy[Tensor]):
+    """Tensors that are read at each access, whole or in blocks of rows.
+
+    Args:
+        rows: name -> how to read its tensor.
+    """
+
+    def __init__(self, rows: Mapping[str, Rows]) -> None:
+        super().__init__({name: tensor.whole for name, tensor in rows.items()})
+        self.rows = rows
 
 
 @dataclass(frozen=True)

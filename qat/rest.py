@@ -70,6 +70,19 @@ def generation_config_of(model: nn.Module) -> dict[str, Any] | None:
     return None if config is None else dict(json.loads(config.to_json_string()))
 
 
+def stop_tokens(config: dict[str, Any], generation_config: dict[str, Any] | None) -> list[int]:
+    """Ids that end a text, by transformers' own rule.
+
+    Args:
+        config: the model's ``config.json``, which counts only where there is no generation config.
+        generation_config: its ``generation_config.json``, which counts also where it names no stop token.
+    """
+    found = (config if generation_config is None else generation_config).get("eos_token_id")
+    if found is None:
+        return []
+    return [found] if isinstance(found, int) else list(found)
+
+
 def rounded(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """``tensor`` in ``dtype``; as it is where that is None or the tensor holds integers.
 

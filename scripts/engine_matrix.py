@@ -17,8 +17,10 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,16 @@ from qat.config.compose import choices, component, compose  # noqa: E402
 from qat.config.run_folder import RunFolder  # noqa: E402
 from qat.config.schema import RunConfig  # noqa: E402
 from qat.engines.foreign import processor_flags  # noqa: E402
-from qat.errors import InputError  # noqa: E402
+from qat.errors import InputError, QatError  # noqa: E402
 from qat.export.base import Exporter  # noqa: E402
 from qat.jobs.stages import exports, inputs, quantization  # noqa: E402
 from qat.jobs.stages.evaluation import Evaluation  # noqa: E402
 from qat.jobs.stages.inputs import Inputs  # noqa: E402
+from qat.report.engines import STATUS  # noqa: E402
 from qat.report.environment import environment  # noqa: E402
-from qat.report.matrix import Matrix, Row, insert, markdown, terminal_table  # noqa: E402
+from qat.report.matrix.page import insert, markdown  # noqa: E402
+from qat.report.matrix.records import Matrix, Row  # noqa: E402
+from qat.report.matrix.table import terminal_table  # noqa: E402
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CHANGES: tuple[dict[str, str], ...] = (
@@ -104,7 +109,8 @@ class Matrixed:
         self.place = place
         self.inputs: Inputs = inputs.load(run)
         self.evaluation = Evaluation(run, self.inputs)
-        self._checkpoints: dict[str, tuple[QuantizedCheckpoint, Path, float | None]] = {}
+        self._folders: dict[str, Path] = {}
+        self._perplexities: dict[Path, float | None] = {}
 
     def row(self, scheme: str, form: Format) -> Row:
         """One scheme in one format, in every engine that loads it."""
@@ -113,9 +119,9 @@ class Matrixed:
         for changes in CHANGES:
             folder = self.place / "run"
             shutil.rmtree(folder, ignore_errors=True)
-            checkpoint, tokenizer, perplexity = self._checkpoint(scheme, changes)
+            checkpoint, quantized = self._quantized(scheme, changes)
             try:  # nothing else may be taken for a refusal
-                exporter.write(checkpoint, folder / "exports" / form.name, tokenizer)
+                exporter.write(checkpoint, folder / "exports" / form.name, quantized)
             except InputError as error:
                 refused = refused or str(error)
                 continue
@@ -125,13 +131,16 @@ class Matrixed:
             result = validation.results[form.name]
             for engine in result.engines.values():  # where it lay for a moment is of no interest
                 engine.reason = engine.reason and engine.reason.replace(str(folder / "exports" / form.name), form.name)
-            return Row(scheme=scheme, changes=changes, format=form.label, perplexity=perplexity, result=result)
+            if quantized not in self._perplexities:
+                self._perplexities[quantized] = self.evaluation.quantized(scheme, checkpoint).perplexity
+            measured = self._perplexities[quantized]
+            return Row(scheme=scheme, changes=changes, format=form.label, perplexity=measured, result=result)
         return Row(scheme=scheme, format=form.label, refused=refused)
 
-    def _checkpoint(self, scheme: str, changes: Mapping[str, str]) -> tuple[QuantizedCheckpoint, Path, float | None]:
-        """The checkpoint, its folder, its perplexity."""
+    def _quantized(self, scheme: str, changes: Mapping[str, str]) -> tuple[QuantizedCheckpoint, Path]:
+        """The quantized checkpoint and its folder."""
         key = "-".join([scheme, *changes.values()])
-        if key not in self._checkpoints:
+        if key not in self._folders:
             node = component("scheme", scheme)
             node["scale_format"] = changes.get("scale_format", node["scale_format"])
             run = replace(self.run, rest_dtype=changes.get("rest_dtype", self.run.rest_dtype))
@@ -140,10 +149,8 @@ class Matrixed:
                 run, self.inputs, self.inputs.loaded.model, instantiate(run.ptq, "ptq"), instantiate(node, "scheme")
             )
             made.save(folder, self.inputs.loaded.tokenizer)
-            checkpoint = QuantizedCheckpoint.load(folder)
-            perplexity = self.evaluation.quantized(scheme, checkpoint).perplexity
-            self._checkpoints[key] = (checkpoint, folder, perplexity)
-        return self._checkpoints[key]
+            self._folders[key] = folder
+        return QuantizedCheckpoint.load(self._folders[key]), self._folders[key]
 
 
 def unexpected(found: Iterable[Row]) -> list[str]:
@@ -185,19 +192,21 @@ def rows(options: argparse.Namespace, run: RunConfig, console: Console) -> Itera
     with tempfile.TemporaryDirectory(prefix="qat-matrix-") as place:
         matrixed = Matrixed(run, Path(place))
         wanted = [one for one in formats(matrixed.inputs.trainer.block_size) if one.name in options.formats]
-        for scheme in options.schemes:
-            for form in wanted:
-                with console.status(f"{scheme} in {form.label}"):
-                    row = matrixed.row(scheme, form)
-                console.print(progress(row), markup=False, highlight=False)
-                yield row
+        pairs = list(product(options.schemes, wanted))
+        for number, (scheme, form) in enumerate(pairs, start=1):
+            start = time.monotonic()
+            with console.status(f"{number}/{len(pairs)} {scheme} in {form.label}"):
+                row = matrixed.row(scheme, form)
+            line = f"{number}/{len(pairs)} {progress(row)} ({time.monotonic() - start:.0f} s)"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            yield row
 
 
 def progress(row: Row) -> str:
     """One line of what a row found."""
     if row.result is None:
         return f"{row.label} in {row.format}: refused: {row.refused}"
-    engines = ", ".join(f"{name} {engine.status}" for name, engine in row.result.engines.items())
+    engines = ", ".join(f"{name} {STATUS[engine.status]}" for name, engine in row.engines.items())
     return f"{row.label} in {row.format}: {row.result.mismatches} numbers differ; {engines or 'no engine'}"
 
 
@@ -224,11 +233,20 @@ def main(words: list[str]) -> int:
     if not options.no_docs:
         page = DOCS / "engines.md"
         page.write_text(insert(page.read_text(encoding="utf-8"), markdown(matrix)), encoding="utf-8")
+        console.print(f"written: {page}", markup=False, highlight=False, soft_wrap=True)
+    if numbers is not None:
+        console.print(f"written: {numbers}", markup=False, highlight=False, soft_wrap=True)
     problems = [*matrix.problems, *unexpected(matrix.rows)]
     for problem in problems:
-        console.print(problem, style="bold red", markup=False)
+        console.print(f"problem: {problem}", style="bold red", markup=False)
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except QatError as error:
+        print(f"engine_matrix: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

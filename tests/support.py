@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from qat.cli.main import main
 from qat.engines.isolated import build
 from qat.paths import assets_dir
 
@@ -46,6 +49,22 @@ def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
     """A run's checkpoint, read without unpickling any class."""
     loaded: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
     return loaded
+
+
+def metrics(run: Path, name: str = "metrics.json") -> dict[str, Any]:
+    """What a run measured."""
+    found: dict[str, Any] = json.loads((run / name).read_text())
+    return found
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
+    """Last line on stderr of a command in this process, which must end with ``code``."""
+    try:
+        found: object = main(list(words))
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -97,6 +97,20 @@ class Engine(ABC):
             InputError: the export is no causal language model.
         """
 
+    def weight(self, module: str) -> Tensor | None:
+        """The weight of a quantized module as the engine computes with it: its own unpacking, in its own dtype.
+
+        Args:
+            module: name of the module in the model's own class.
+
+        Returns:
+            float [out, in]; None where the engine does not tell.
+
+        Raises:
+            InputError: nothing is loaded.
+        """
+        return None
+
     def token_losses(self, tokens: Tensor) -> Tensor:
         """Nats float32[batch, length - 1] that each token but the first costs, of int64[batch, length].
 

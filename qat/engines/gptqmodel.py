@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from qat.engines.foreign import Foreign
 
 
@@ -22,6 +19,7 @@ class GPTQModelEngine(Foreign):
     formats = frozenset({"gptq"})
     environment = "gptqmodel"
     package = "gptqmodel"
+    own_weights = True
 
     def __init__(
         self,
@@ -30,7 +28,3 @@ class GPTQModelEngine(Foreign):
         time_limit: float = 3600.0,
     ) -> None:
         super().__init__(time_limit, dtype=dtype, backend=backend)
-
-    def weights(self) -> dict[str, Tensor]:
-        """Every quantized weight as GPTQModel unpacks it, float32 [out, in], by module name."""
-        return {name: torch.from_numpy(value) for name, value in self.ask("weights").items()}

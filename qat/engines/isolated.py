@@ -45,6 +45,7 @@ class Isolated(Remote):
         super().__init__(limit if time_limit is None else time_limit)
         self.formats, self.normalised = self._engine.formats, self._engine.normalised
         self.own_losses = not isinstance(self._engine, Remote) or self._engine.own_losses
+        self.own_weights = not isinstance(self._engine, Remote) or self._engine.own_weights
 
     def missing(self) -> str | None:
         """See the base class."""

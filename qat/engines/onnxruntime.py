@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from qat.checkpoint import GENERATION
 from qat.engines.base import Engine, NotAvailable, not_loaded
 from qat.errors import InputError
 from qat.export.folder import read_config
-from qat.export.onnx_names import ATTENTION_MASK, INPUT_IDS, METADATA, MODEL
+from qat.export.onnx.names import ATTENTION_MASK, INPUT_IDS, METADATA, MODEL
 from qat.models.build import reason
+from qat.rest import stop_tokens
 
 if TYPE_CHECKING:  # an extra: this file can be imported without it
     import onnxruntime as ort  # type: ignore[import-untyped]
@@ -136,9 +137,6 @@ class OnnxRuntimeEngine(Engine):
         return ids[len(prompt) :]
 
 
-def _stop_tokens(directory: Path) -> set[int]:
-    """The tokens that end a text."""
+def _stop_tokens(directory: Path) -> list[int]:
     path = directory / GENERATION
-    config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else read_config(directory)
-    stop = config.get("eos_token_id")
-    return set() if stop is None else set(stop) if isinstance(stop, list) else {stop}
+    return stop_tokens(read_config(directory), json.loads(path.read_text()) if path.is_file() else None)

@@ -46,6 +46,9 @@ class Remote(Engine):
     own_losses: bool = False
     """Whether the worker computes token losses itself; else they come from its logits."""
 
+    own_weights: bool = False
+    """Whether the worker can tell what weights it computes with."""
+
     def __init__(self, time_limit: float) -> None:
         if time_limit <= 0:
             raise InputError(f"time_limit is {time_limit:g}; give the seconds that an answer may take")
@@ -107,6 +110,13 @@ class Remote(Engine):
                 f"{self.description} gives token losses of shape {list(losses.shape)}, not {[rows, length - 1]}"
             )
         return losses
+
+    def weight(self, module: str) -> Tensor | None:
+        """See the base class; float32 on the CPU, which holds every engine's dtype exactly."""
+        if not self.own_weights:
+            return None
+        values = self.ask("weight", module=module)
+        return None if values is None else torch.from_numpy(values)
 
     def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
         """See the base class."""

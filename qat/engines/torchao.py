@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from torchao.utils import TorchAOBaseTensor
 from transformers import PreTrainedModel
 
@@ -30,6 +30,11 @@ class TorchaoEngine(TransformersEngine):
     def description(self) -> str:
         """See the base class."""
         return f"torchao {version('torchao')} in transformers {transformers.__version__} ({self.dtype})"
+
+    def weight(self, module: str) -> Tensor | None:
+        """See the base class."""
+        weight = super().weight(module)
+        return weight.dequantize() if isinstance(weight, TorchAOBaseTensor) else weight
 
     def _loads_in_place(self, raw: dict[str, Any]) -> bool:
         method = raw.get(CONFIG_KEY, {}).get("quant_method")

@@ -23,6 +23,7 @@ from compressed_tensors.quantization import apply_quantization_config
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 
 from qat.checkpoint import GENERATION
 from qat.engines.base import Engine, not_loaded
@@ -100,6 +101,12 @@ class TransformersEngine(Engine):
         """See the base class."""
         with evaluating(self.model):
             return outputs(self.model, tokens).float()
+
+    def weight(self, module: str) -> Tensor | None:
+        """See the base class."""
+        found = self.model.get_submodule(module)
+        weight: Tensor = found.weight.detach()  # type: ignore[operator]
+        return weight.t() if isinstance(found, Conv1D) else weight
 
     def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
         """See the base class.

@@ -20,6 +20,7 @@ class Transformers451Engine(Foreign):
     formats = frozenset({"dequantized"})
     environment = "transformers_4_51"
     package = "transformers"
+    own_weights = True
 
     def __init__(
         self,

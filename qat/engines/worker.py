@@ -37,6 +37,11 @@ class Host:
         """See :class:`~qat.engines.base.Engine`."""
         return self.engine.continue_greedily(prompt.tolist(), new_tokens)
 
+    def weight(self, module: str) -> NDArray[np.float32] | None:
+        """See :class:`~qat.engines.base.Engine`."""
+        weight = self.engine.weight(module)
+        return None if weight is None else self._numpy(weight)
+
     def _numpy(self, tensor: torch.Tensor) -> NDArray[np.float32]:
         result: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
         return result
@@ -44,4 +49,5 @@ class Host:
 
 if __name__ == "__main__":
     host = Host()
-    serve({method.__name__: method for method in (host.load, host.logits, host.token_losses, host.continue_greedily)})
+    methods = (host.load, host.logits, host.token_losses, host.continue_greedily, host.weight)
+    serve({method.__name__: method for method in methods})

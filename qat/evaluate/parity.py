@@ -60,7 +60,7 @@ def parity(checkpoint: QuantizedCheckpoint, read: Mapping[str, ReadModule], acti
     for name in sorted(wanted.keys() | read.keys()):
         a, b = _numbers(wanted, read, name, activations)
         for part in a.keys() | b.keys():
-            totals[part.removeprefix("input_")] += _differing(a.get(part), b.get(part))
+            totals[part.removeprefix("input_")] += differing(a.get(part), b.get(part))
     return Parity(
         tensors=len(wanted),
         mismatched_codes=totals["codes"],
@@ -95,7 +95,7 @@ def _numbers(
     return sides
 
 
-def _differing(a: Tensor | None, b: Tensor | None) -> int:
+def differing(a: Tensor | None, b: Tensor | None) -> int:
     """How many numbers differ in their bits; all of them where shape or dtype differ or one is missing."""
     if a is None or b is None:
         return sum(tensor.numel() for tensor in (a, b) if tensor is not None)

@@ -25,6 +25,7 @@ SIDE_FILES = (
     "merges.txt",
     "spiece.model",
     "sentencepiece.bpe.model",
+    "tekken.json",
     "chat_template.jinja",
 )
 """Files of a tokenizer, whatever its kind."""

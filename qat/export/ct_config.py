@@ -23,7 +23,7 @@ from torch import nn
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
-from qat.export.folder import CONFIG_KEY
+from qat.export.folder import CONFIG_KEY, unquantized_modules
 from qat.quantized import QuantizedWeight
 
 
@@ -56,7 +56,7 @@ def quantization_config(checkpoint: QuantizedCheckpoint) -> QuantizationConfig:
         },
         format=formats.pop() if len(formats) == 1 else CompressionFormat.mixed_precision,
         quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=_unquantized(checkpoint),
+        ignore=unquantized_modules(checkpoint),
     )
 
 
@@ -110,11 +110,3 @@ def _written_targets(checkpoint: QuantizedCheckpoint) -> list[str]:
     """All targets of the scheme as the user wrote it, in order."""
     groups = checkpoint.scheme.config_groups.values()
     return list(dict.fromkeys(target for group in groups for target in group.targets))
-
-
-def _unquantized(checkpoint: QuantizedCheckpoint) -> list[str]:
-    """Full names of the modules whose matrices stayed float, second names of tied weights included."""
-    matrices = [name for name, tensor in checkpoint.rest.items() if tensor.ndim >= 2]
-    second = [name for group in checkpoint.tied for name in group[1:]]
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in [*matrices, *second])
-    return sorted(module for module in modules if module not in checkpoint.weights)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class FolderExporter(Exporter):
     def rest_tensor(self, checkpoint: QuantizedCheckpoint, name: str, tensor: Tensor) -> Tensor:
         """An unquantized tensor as the file holds it; as it is, unless a format says otherwise.
 
-        Called on the meta device first, like :meth:`module_tensors`.
+        Called on the meta device first, like :meth:`module_tensors`; then on one block of rows after the other, but on
+        the whole of a ``Conv1D``, which a format may transpose.
         """
         return tensor
 
@@ -76,17 +78,30 @@ class FolderExporter(Exporter):
         return sum(tensor.nbytes for _, tensor in self._layout(checkpoint))
 
     def _layout(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in checkpoint.rest.items():
-            yield name, self.rest_tensor(checkpoint, name, tensor.to("meta"))
+        for name, tensor in checkpoint.rest_layout.items():
+            yield name, self.rest_tensor(checkpoint, name, tensor)
         for name, entry in checkpoint.weights.items():
             for full, tensor in self.module_tensors(checkpoint, name, entry.without_numbers()).items():
                 yield full, tensor.to("meta")
 
-    def _tensors(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in checkpoint.rest.items():
-            yield name, self.rest_tensor(checkpoint, name, tensor)
+    def _tensors(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Iterable[Tensor]]]:
+        whole = {f"{name}.weight" for name in checkpoint.conv1d}
+        for name in checkpoint.rest:
+            blocks = (checkpoint.rest[name],) if name in whole else checkpoint.rest_blocks(name)
+            yield name, map(partial(self.rest_tensor, checkpoint, name), blocks)
         for name, entry in checkpoint.weights.items():
-            yield from self.module_tensors(checkpoint, name, entry).items()
+            for full, tensor in self.module_tensors(checkpoint, name, entry).items():
+                yield full, (tensor,)
+
+
+def unquantized_modules(checkpoint: QuantizedCheckpoint) -> list[str]:
+    """Full names of the modules that have no quantized tensors of their own in the files, sorted.
+
+    Those whose matrices stayed float, and the second names of tied weights, which are stored under the first only.
+    """
+    matrices = [name for name, tensor in checkpoint.rest_layout.items() if tensor.ndim >= 2]
+    second = [name for group in checkpoint.tied for name in group[1:]]
+    return sorted({name.rpartition(".")[0] for name in [*matrices, *second]} - checkpoint.weights.keys())
 
 
 def read_config(directory: Path) -> dict[str, Any]:

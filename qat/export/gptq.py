@@ -158,7 +158,7 @@ def _quantization_config(checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
         "pack_dtype": "int32",
     }
     # Linear layers inside the blocks that stayed float: loaders would look for packed words there.
-    matrices = [name.rpartition(".")[0] for name, tensor in checkpoint.rest.items() if tensor.ndim == 2]
+    matrices = [name.rpartition(".")[0] for name, tensor in checkpoint.rest_layout.items() if tensor.ndim == 2]
     inside = sorted(module for module in matrices if any(part.isdigit() for part in module.split(".")))
     if inside:
         values["dynamic"] = {f"-:^{re.escape(module)}$": {} for module in inside}

@@ -39,7 +39,7 @@ from torchao.quantization.quant_primitives import MappingType
 from qat.checkpoint import QuantizedCheckpoint
 from qat.convert import int8_tensor, intx_tensor
 from qat.errors import InputError, RunError
-from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
+from qat.export.folder import CONFIG_KEY, FolderExporter, read_config, unquantized_modules
 from qat.grid import Grid
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import HEADER, TensorFolder
@@ -69,7 +69,7 @@ class TorchaoExporter(FolderExporter):
 
     def metadata(self, checkpoint: QuantizedCheckpoint) -> Mapping[str, str]:
         """How torchao makes its tensors of those in the files, as its own code writes it."""
-        state = {name: tensor.to("meta") for name, tensor in checkpoint.rest.items()}
+        state = checkpoint.rest_layout
         modules = {}
         for name, entry in checkpoint.weights.items():
             state[f"{name}.weight"] = _ao_tensor(checkpoint, entry.without_numbers())
@@ -160,7 +160,8 @@ def _quantization_config(checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
     return {
         "quant_method": "torchao",
         "quant_type": {"default": config_to_dict(first if same else FqnToConfig(configs))},
-        "modules_to_not_convert": _unquantized(checkpoint),
+        "modules_to_not_convert": unquantized_modules(checkpoint),
+        # With it, transformers takes the embedding and the head that is tied to it off that list.
         "include_input_output_embeddings": any(entry.kind == "Embedding" for entry in checkpoint.weights.values()),
         "untie_embedding_weights": False,
     }
@@ -175,11 +176,3 @@ def _ao_config(entry: QuantizedWeight) -> AOBaseConfig:
         granularity=PerGroup(args.group_size) if args.strategy == "group" else PerAxis(0),
         mapping_type=MappingType.SYMMETRIC if args.symmetric else MappingType.ASYMMETRIC,
     )
-
-
-def _unquantized(checkpoint: QuantizedCheckpoint) -> list[str]:
-    """Full names of the modules whose matrices stayed float, second names of tied weights included."""
-    matrices = [name for name, tensor in checkpoint.rest.items() if tensor.ndim >= 2]
-    quantized = {f"{name}.weight" for name in checkpoint.weights}
-    second = [name for group in checkpoint.tied if group[0] not in quantized for name in group[1:]]
-    return sorted({name.rpartition(".")[0] for name in [*matrices, *second]})

@@ -7,7 +7,7 @@ stays in a core's own cache; that alone makes it several times faster than a ste
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -29,12 +29,16 @@ from qat.models.skeleton import Skeleton, open_skeleton
 from qat.observers.minmax import MinMax
 from qat.prepare import prepare
 from qat.ptq.base import PTQ, DataFreePTQ
-from qat.quantized import Deferred, Lazy, QuantizedWeight
+from qat.quantized import Deferred, LazyTensors, QuantizedWeight, Rows
 from qat.rest import DTYPES, config_of, generation_config_of, rest_dtypes, rounded
 from qat.scheme import Scheme
 
 _CHUNK = 1 << 18
 """Numbers quantized at once."""
+_MAPPED = 64
+"""Pieces of that size that are read from one mapping of a file."""
+_AHEAD = 1 << 28
+"""Numbers of the largest weight that is quantized while another one is in memory."""
 
 
 def stream(
@@ -86,7 +90,7 @@ def stream(
         if f"{name}.weight" not in followers
     }
     state, dtypes = model.state_dict(), rest_dtypes(model, set(prepared), followers, rest_dtype)
-    rest = Lazy({name: partial(_rest, skeleton, name, state[name].dtype, dtype) for name, dtype in dtypes.items()})
+    rest = LazyTensors({name: _rest(skeleton, name, state[name].to("meta"), dtype) for name, dtype in dtypes.items()})
     config, generation = config_of(model, rest_dtype), generation_config_of(model)
     return QuantizedCheckpoint(
         ReadAhead(weights), rest, scheme, config, skeleton.task, ties, stored_transposed(model), generation
@@ -128,38 +132,50 @@ class ReadAhead(Mapping[str, QuantizedWeight]):
         (ahead, self._ahead), (last, self._last) = (self._ahead, None), (self._last, name)
         ready = ahead[1].result() if ahead is not None and ahead[0] == name else None
         following = self._order.get(name)
-        if following is not None and self._order.get(last) == name:
+        in_order = following is not None and self._order.get(last) == name
+        if following is not None and in_order and self._weights[following].shape.numel() <= _AHEAD:
             self._ahead = following, self._pool.submit(lambda: self._weights[following].grid)
         return self._weights[name].grid if ready is None else ready
 
 
 def _weight(skeleton: Skeleton, name: str, host: Host, algorithm: DataFreePTQ) -> QuantizedWeight:
-    make = partial(_quantize, skeleton, name, host.weight_fake_quantizer, algorithm)
     layout = host.weight_fake_quantizer.grid(host.weight)  # on the meta device, as the host is
+    make = partial(_quantize, skeleton, name, host.weight_fake_quantizer, algorithm, layout)
     return QuantizedWeight(Deferred(layout, make), host.quantization_scheme, kind_of(host))
 
 
 @torch.no_grad()
-def _quantize(skeleton: Skeleton, name: str, like: FakeQuantizer, algorithm: DataFreePTQ) -> Grid:
+def _quantize(skeleton: Skeleton, name: str, like: FakeQuantizer, algorithm: DataFreePTQ, layout: Grid) -> Grid:
     """Codes and scale of one weight, computed some rows at a time with quantizers built as ``like`` was."""
-    weight = skeleton.read(f"{name}.weight")
-    codes = torch.empty(weight.shape, dtype=torch.int8)
-    scales, zero_points = [], []
+    read = partial(skeleton.read, f"{name}.weight")
+    whole = _empty(layout)  # made first: scales kept piece by piece lie between what is freed, which is then not reused
     quantizers: dict[int, FakeQuantizer] = {}
     start = 0
-    for part in weight.tensor_split(_pieces(weight, like.args)):
+    for part in _parts(read, like.args):
         rows = part.contiguous().float()
         if len(rows) not in quantizers:
-            layout = Layout(*group_count(tuple(rows.shape), like.args))
-            quantizers[len(rows)] = like.config.build(like.args, layout, like.scale_format.name)
+            groups = Layout(*group_count(tuple(rows.shape), like.args))
+            quantizers[len(rows)] = like.config.build(like.args, groups, like.scale_format.name)
         algorithm.set_range(quantizers[len(rows)], rows)
         grid = finite_grid(name, quantizers[len(rows)], rows)
-        codes[start : start + len(rows)] = grid.codes
-        scales.append(grid.scale)
-        zero_points.append(grid.zero_point)
+        here = slice(start, start + len(rows))
+        whole.codes[here], whole.scale[here] = grid.codes, grid.scale
+        if whole.zero_point is not None and grid.zero_point is not None:
+            whole.zero_point[here] = grid.zero_point
         start += len(rows)
-    found = [zero_point for zero_point in zero_points if zero_point is not None]
-    return Grid(codes, torch.cat(scales), torch.cat(found) if found else None)
+    return whole
+
+
+def _empty(layout: Grid) -> Grid:
+    zero_point = None if layout.zero_point is None else torch.empty_like(layout.zero_point, device="cpu")
+    return Grid(torch.empty_like(layout.codes, device="cpu"), torch.empty_like(layout.scale, device="cpu"), zero_point)
+
+
+def _parts(read: Callable[[], Tensor], args: QuantizationArgs) -> Iterator[Tensor]:
+    """The rows of a weight, some at a time. It is mapped anew for every few, since read pages stay with a mapping."""
+    pieces = _pieces(read(), args)
+    for first in range(0, pieces, _MAPPED):
+        yield from read().tensor_split(pieces)[first : first + _MAPPED]
 
 
 def _pieces(weight: Tensor, args: QuantizationArgs) -> int:
@@ -169,9 +185,15 @@ def _pieces(weight: Tensor, args: QuantizationArgs) -> int:
     return max(1, min(len(weight) // 2, -(-weight.numel() // _CHUNK)))
 
 
-def _rest(skeleton: Skeleton, name: str, in_memory: torch.dtype, dtype: torch.dtype | None) -> Tensor:
-    """An unquantized tensor: as it would be in memory, rounded to ``dtype``, in one step where that is the same."""
-    tensor = skeleton.read(name).contiguous()
+def _rest(skeleton: Skeleton, name: str, in_memory: Tensor, dtype: torch.dtype | None) -> Rows:
+    """An unquantized tensor: as it would be in memory (given on the meta device), rounded to ``dtype``."""
+    layout = in_memory.to(dtype) if dtype is not None and in_memory.is_floating_point() else in_memory
+    return Rows(layout, partial(skeleton.read, name), partial(_round, name, in_memory.dtype, dtype))
+
+
+def _round(name: str, in_memory: torch.dtype, dtype: torch.dtype | None, tensor: Tensor) -> Tensor:
+    """Round to ``in_memory``, then to ``dtype``: in one step where that is the same."""
+    tensor = tensor.contiguous()
     if in_memory != torch.float32 or tensor.dtype not in DTYPES:
         tensor = tensor.to(in_memory)
     return rounded(name, tensor, dtype or in_memory)

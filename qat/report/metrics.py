@@ -71,6 +71,8 @@ class EngineResult(_Strict):
         reason: why not, and what to do; of an ``ok`` one that gave no logits, why, and what was compared
             in their place.
         description: the engine, its version and how it loaded the export.
+        weights_different: weights that the engine computes with whose bits are not those of the checkpoint's values in
+            the engine's dtype; null where it does not give its weights.
         max_logit_difference: largest absolute difference to the fake-quantized model's logits in float32 (to its
             log-probabilities, of an engine that gives no others) on a few short blocks.
         loss: nats a token, on the tokens that every model of the run is scored on.
@@ -85,6 +87,7 @@ class EngineResult(_Strict):
     status: Literal["ok", "not_available", "failed"]
     reason: str | None = None
     description: str | None = None
+    weights_different: int | None = None
     max_logit_difference: float | None = None
     loss: float | None = None
     perplexity: float | None = None

@@ -23,7 +23,7 @@ from qat.training.callbacks.metrics import Metrics
 from qat.training.callbacks.nan_guard import NanGuard
 from qat.training.callbacks.progress import ProgressBar
 from qat.training.callbacks.quant_error import QuantError
-from qat.training.callbacks.throughput import Throughput, peak_memory_bytes
+from qat.training.callbacks.throughput import Throughput
 from qat.training.checkpoint_io import AtomicCheckpointIO
 from qat.training.datamodule import QATDataModule
 from qat.training.loggers import CsvLogger
@@ -109,7 +109,6 @@ class FitResult:
         tokens: tokens seen.
         seconds: of training, without validation.
         tokens_per_second: of training.
-        peak_memory_bytes: of the GPU, or of the process on CPU.
     """
 
     steps: int
@@ -117,7 +116,6 @@ class FitResult:
     tokens: int
     seconds: float
     tokens_per_second: float
-    peak_memory_bytes: int
 
 
 def fit(
@@ -172,7 +170,6 @@ def fit(
         tokens=throughput.tokens,
         seconds=throughput.seconds,
         tokens_per_second=throughput.tokens_per_second,
-        peak_memory_bytes=peak_memory_bytes(),
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from support import random_llama
 from torch import nn
 from transformers import LlamaForCausalLM
 
 from qat.errors import InputError
-from qat.rest import config_of, generation_config_of, unquantized
+from qat.rest import config_of, generation_config_of, stop_tokens, unquantized
 
 
 class Small(nn.Module):
@@ -66,3 +71,49 @@ def test_the_config_tells_the_dtype_of_the_rest(llama) -> None:
     assert config_of(model.bfloat16(), None)["dtype"] == "bfloat16"
     assert config_of(nn.Linear(2, 2), torch.float16) == {}
     assert generation_config_of(nn.Linear(2, 2)) is None
+
+
+@pytest.mark.parametrize("of_config", [None, 5])
+@pytest.mark.parametrize(
+    "generation", [None, {}, {"eos_token_id": None}, {"eos_token_id": 7}, {"eos_token_id": [7, 9]}]
+)
+def test_stop_tokens_are_those_of_transformers(
+    tmp_path: Path, of_config: int | None, generation: dict[str, Any] | None
+) -> None:
+    random_llama(num_hidden_layers=1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"eos_token_id": of_config}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").unlink()
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    found = LlamaForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    assert stop_tokens(config, generation) == ([] if found is None else [found] if isinstance(found, int) else found)
+
+
+def test_which_of_two_names_is_stored_makes_no_difference() -> None:
+    found = unquantized(Small(), {"linear"}, {"norm.weight"}, torch.bfloat16)
+    assert torch.equal(found["twin.weight"], torch.tensor([1.0, 3.0], dtype=torch.bfloat16))
+    assert "norm.weight" not in found
+
+
+def test_the_rest_is_a_copy() -> None:
+    model = Small()
+    found = rest(model, None)
+    with torch.no_grad():
+        model.norm.weight.zero_()
+        model.steps.zero_()
+    assert found["norm.weight"][1] == 3.0 and found["steps"][0] == 3
+
+
+def test_infinities_and_integers_are_left_as_they_are() -> None:
+    model = Small()
+    model.mask = nn.Parameter(torch.tensor([2**20 + 1]), requires_grad=False)
+    with torch.no_grad():
+        model.norm.bias[0] = -torch.inf
+    found = rest(model, torch.float16)
+    assert found["norm.bias"][0] == -torch.inf
+    assert torch.equal(found["mask"], torch.tensor([2**20 + 1]))
+
+
+def test_the_config_names_the_class_of_the_model(llama) -> None:
+    assert config_of(llama(), None)["architectures"] == ["LlamaForCausalLM"]

@@ -10,9 +10,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qat import tensor_files
 from qat.errors import InputError, RunError
-from qat.tensor_files import INDEX, SINGLE, TensorFolder, parse_size, read_json, sha256, write_tensors
+from qat.tensor_files import (
+    INDEX,
+    SINGLE,
+    TensorFolder,
+    blocks,
+    parse_size,
+    read_json,
+    row_blocks,
+    sha256,
+    write_tensors,
+    writing,
+)
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -21,7 +31,8 @@ DTYPES = (*FLOATS, *INTEGERS, torch.bool)
 
 def write(directory: Path, tensors: dict[str, Tensor], max_shard_size: str = "5GB", **options) -> None:
     layout = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    write_tensors(directory, layout, iter(tensors.items()), max_shard_size, **options)
+    arriving = ((name, (tensor,)) for name, tensor in tensors.items())
+    write_tensors(directory, layout, arriving, max_shard_size, **options)
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -83,8 +94,8 @@ def test_any_shape_and_stride_is_written(tmp_path, tensor):
 
 
 def test_the_bytes_are_the_formats(tmp_path):
-    """A length of 8 bytes, a JSON header padded to 8, the numbers in the order of the layout, nothing between."""
-    write(tmp_path, {"b": torch.tensor([1, 2], dtype=torch.int16), "a": torch.tensor([True])})
+    """A length of 8 bytes, a JSON header padded to 8, the numbers from the widest to the narrowest, nothing between."""
+    write(tmp_path, {"a": torch.tensor([True]), "b": torch.tensor([1, 2], dtype=torch.int16)})
     content = (tmp_path / SINGLE).read_bytes()
     length = int.from_bytes(content[:8], "little")
     assert length % 8 == 0
@@ -94,6 +105,56 @@ def test_the_bytes_are_the_formats(tmp_path):
         "a": {"dtype": "BOOL", "shape": [1], "data_offsets": [4, 5]},
     }
     assert content[8 + length :] == b"\x01\x00\x02\x00\x01"
+
+
+def mixed() -> dict[str, Tensor]:
+    """Two tensors of every dtype, of odd sizes, the narrowest first, with names in no order."""
+    tensors = {"ü": torch.tensor([True]), "empty": torch.empty(3, 0, dtype=torch.bfloat16)}
+    for number, dtype in enumerate(reversed(DTYPES)):
+        tensors[f"layer.{9 - number}"] = numbers(3, 5, dtype=dtype, seed=number)
+        tensors[f"a\t{number}"] = numbers(1 + number, dtype=dtype, seed=number)
+    return tensors
+
+
+def test_a_file_is_byte_for_byte_that_of_the_library(tmp_path):
+    tensors, metadata = mixed(), {"format": 'pt "quoted" ü\n\x01'}
+    write(tmp_path, tensors, metadata=metadata)
+    save_file(tensors, tmp_path / "library.safetensors", metadata=metadata)
+    assert (tmp_path / SINGLE).read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+
+
+def test_each_shard_is_byte_for_byte_that_of_the_library(tmp_path):
+    tensors = mixed()
+    write(tmp_path, tensors, "200B")
+    files: dict[str, list[str]] = {}
+    for name, file in json.loads((tmp_path / INDEX).read_text())["weight_map"].items():
+        files.setdefault(file, []).append(name)
+    assert len(files) > 3
+    for file, names in files.items():
+        save_file({name: tensors[name] for name in names}, tmp_path / "library.safetensors", metadata={"format": "pt"})
+        assert (tmp_path / file).read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 40, 100, 10**6])
+def test_blocks_of_rows_make_the_file_of_the_whole(tmp_path, monkeypatch, block_bytes):
+    for module in (blocks, writing):
+        monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
+    tensors = {"a": numbers(7, 5), "b": numbers(3, dtype=torch.int8), "none": torch.empty(0, 4), "c": numbers(2, 2, 4)}
+    layout = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    cut = ((name, [tensor[rows] for rows in row_blocks(tensor)]) for name, tensor in tensors.items())
+    write_tensors(tmp_path, layout, cut, "5GB")
+    save_file(tensors, tmp_path / "library.safetensors", metadata={"format": "pt"})
+    assert (tmp_path / SINGLE).read_bytes() == (tmp_path / "library.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((10, 4), [3, 3, 3, 1]), ((2, 50), [1, 1]), ((3, 4), [3]), ((0, 4), [0]), ((4, 0), [4]), ((14,), [12, 2])],
+)
+def test_a_block_is_as_many_rows_as_fit_and_at_least_one(monkeypatch, shape, sizes):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 48)
+    tensor = torch.empty(shape, device="meta")
+    assert [len(tensor[rows]) for rows in row_blocks(tensor)] == sizes
 
 
 def test_metadata_is_in_the_header_of_every_file(tmp_path):
@@ -150,7 +211,7 @@ def test_no_more_than_one_tensor_is_asked_for_ahead(tmp_path):
     def arriving():
         for name, tensor in tensors.items():
             sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
-            yield name, tensor
+            yield name, (tensor,)
 
     layout = {name: tensor.to("meta") for name, tensor in tensors.items()}
     write_tensors(tmp_path, layout, arriving(), "40B")
@@ -160,26 +221,32 @@ def test_no_more_than_one_tensor_is_asked_for_ahead(tmp_path):
 @pytest.mark.parametrize(
     "arriving",
     [
-        [("b", torch.ones(2)), ("a", torch.ones(2))],
-        [("a", torch.ones(3)), ("b", torch.ones(2))],
-        [("a", torch.ones(2).half()), ("b", torch.ones(2))],
-        [("a", torch.ones(2)), ("b", torch.ones(2)), ("c", torch.ones(2))],
+        [("b", [torch.ones(2)]), ("a", [torch.ones(2)])],
+        [("a", [torch.ones(3)]), ("b", [torch.ones(2)])],
+        [("a", [torch.ones(1, 2)]), ("b", [torch.ones(2)])],
+        [("a", [torch.ones(2).half()]), ("b", [torch.ones(2)])],
+        [("a", [torch.ones(1)]), ("b", [torch.ones(2)])],
+        [("a", [torch.ones(2)]), ("b", [torch.ones(2)]), ("c", [torch.ones(2)])],
     ],
-    ids=["order", "shape", "dtype", "one more"],
+    ids=["order", "size", "shape", "dtype", "a row is missing", "one more"],
 )
 def test_tensors_that_were_not_planned_are_a_mistake_of_the_caller(tmp_path, arriving):
     with pytest.raises(AssertionError):
         write_tensors(tmp_path, {name: torch.ones(2, device="meta") for name in "ab"}, arriving, "5GB")
 
 
-def test_a_file_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
-    def damaged(path: Path) -> str:
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-        return sha256(path)
+@pytest.mark.parametrize("damage", ["first", "header", "last", "cut", "longer"])
+def test_a_file_that_reads_back_differently_is_refused(tmp_path, monkeypatch, damage):
+    reads_back = writing._reads_back
 
-    monkeypatch.setattr(tensor_files, "sha256", damaged)
+    def damaged(path: Path, written: list[tuple[int, int, bytes]]) -> bool:
+        content = bytearray(path.read_bytes())
+        if damage in ("first", "header", "last"):
+            content[{"first": 0, "header": 20, "last": -1}[damage]] ^= 1
+        path.write_bytes(content[:-1] if damage == "cut" else content + b"0" * (damage == "longer"))
+        return reads_back(path, written)
+
+    monkeypatch.setattr(writing, "_reads_back", damaged)
     with pytest.raises(RunError, match=f"{SINGLE} does not read back as it was written; check the disk"):
         write(tmp_path, {"a": torch.ones(2)})
 

@@ -6,19 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
+from worker_causal_lm import CausalLM  # type: ignore[import-not-found]
 from worker_protocol import NotAvailable, serve  # type: ignore[import-not-found]
 
 _directory = ""
-_model: Any = None
+_held = CausalLM()
 
 
 def load(directory: str, dtype: str, attention: str) -> dict[str, str]:
     """Load the export in ``directory``; tensors that are missing or have no place are errors."""
-    global _directory, _model
+    global _directory
     if "rope_parameters" in json.loads((Path(directory) / "config.json").read_text(encoding="utf-8")):
         # It would load without an error and take a rotary base of 10000, whatever was trained.
         raise NotAvailable("not in its dialect; export with export.dequantized.dialect=transformers_4_51")
@@ -35,33 +34,9 @@ def load(directory: str, dtype: str, attention: str) -> dict[str, str]:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
             raise ValueError(f"{problem}: {', '.join(map(str, sorted(info[problem])[:3]))}")
-    _directory, _model = directory, model.eval()
+    _directory, _held.model = directory, model.eval()
     how = f"{dtype}, {model.config._attn_implementation} attention"
     return {"description": f"transformers {transformers.__version__} ({how})", "dtype": dtype}
-
-
-@torch.inference_mode()
-def logits(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """float32 [batch, length, vocabulary] of int64 [batch, length]."""
-    result: NDArray[np.float32] = _model(input_ids=torch.from_numpy(tokens)).logits.float().numpy()
-    return result
-
-
-@torch.inference_mode()
-def continue_greedily(prompt: NDArray[np.int64], new_tokens: int) -> list[int]:
-    """The most likely next tokens, one by one; a stop token is the last."""
-    ids = torch.from_numpy(prompt[None])
-    out = _model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=0,
-    )
-    return [int(token) for token in out[0, len(prompt) :]]
 
 
 def tokenize(text: str) -> list[int]:
@@ -79,5 +54,5 @@ def _tokenizer() -> Any:
 
 
 if __name__ == "__main__":
-    handlers = (load, logits, continue_greedily, tokenize, chat)
+    handlers = (load, _held.logits, _held.continue_greedily, _held.weight, tokenize, chat)
     serve({handler.__name__: handler for handler in handlers})

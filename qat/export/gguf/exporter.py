@@ -31,6 +31,7 @@ from qat.export.gguf.writing import write_file
 from qat.grid import scale_format
 from qat.models.tokenizer import has_tokenizer
 from qat.quantized import QuantizedWeight, ReadModule
+from qat.rest import stop_tokens
 
 FILE = "model.gguf"
 _FP16_BITS = 11
@@ -138,8 +139,9 @@ def _add_tokenizer(writer: GGUFWriter, checkpoint: QuantizedCheckpoint, director
             "gguf carries the tokenizer in its file, and there is none; name its folder with "
             f"model.tokenizer=<folder>, or {without}"
         )
+    stops = stop_tokens(checkpoint.config, checkpoint.generation_config)
     try:
-        add_tokenizer(writer, directory, checkpoint.config["vocab_size"], _stops(checkpoint), pre)
+        add_tokenizer(writer, directory, checkpoint.config["vocab_size"], stops, pre)
     except InputError as error:
         raise InputError(f"{error}; {without}, or export compressed_tensors, which goes with any tokenizer") from None
 
@@ -192,12 +194,3 @@ def _file_type(checkpoint: QuantizedCheckpoint) -> LlamaFileType:
     if not bits:
         return LlamaFileType.MOSTLY_F16
     return LlamaFileType.MOSTLY_Q4_0 if 4 in bits else LlamaFileType.MOSTLY_Q8_0
-
-
-def _stops(checkpoint: QuantizedCheckpoint) -> list[int]:
-    """Ids that end a generation, by the model's own files."""
-    for config in (checkpoint.generation_config or {}, checkpoint.config):
-        stops = config.get("eos_token_id")
-        if stops is not None:
-            return [stops] if isinstance(stops, int) else list(stops)
-    return []

@@ -28,13 +28,15 @@ class Architecture:
 
     Attributes:
         arch: its name in GGUF.
-        activations: ``hidden_act`` values that its graph computes.
+        activations: names of the activation function that its graph computes.
+        activation_key: where transformers' own class of the family reads that name; it ignores the others' keys.
         interleaved: its rotary pairs are neighbours (2i, 2i + 1), not halves: rows of q and k are reordered.
         norm_offset: what is added to the weights of RMS norms (Gemma's ``1 + weight``).
     """
 
     arch: MODEL_ARCH
     activations: tuple[str, ...] = ("silu", "swish")
+    activation_key: str = "hidden_act"
     interleaved: bool = False
     norm_offset: float = 0.0
 
@@ -46,9 +48,9 @@ ARCHITECTURES = {
     "qwen2": Architecture(MODEL_ARCH.QWEN2),
     "qwen3": Architecture(MODEL_ARCH.QWEN3),
     "gemma": Architecture(MODEL_ARCH.GEMMA, _GELU, norm_offset=1.0),
-    "gemma2": Architecture(MODEL_ARCH.GEMMA2, _GELU, norm_offset=1.0),
-    "gemma3_text": Architecture(MODEL_ARCH.GEMMA3, _GELU, norm_offset=1.0),
-    "gpt2": Architecture(MODEL_ARCH.GPT2, _GELU),
+    "gemma2": Architecture(MODEL_ARCH.GEMMA2, _GELU, "hidden_activation", norm_offset=1.0),
+    "gemma3_text": Architecture(MODEL_ARCH.GEMMA3, _GELU, "hidden_activation", norm_offset=1.0),
+    "gpt2": Architecture(MODEL_ARCH.GPT2, _GELU, "activation_function"),
 }
 """By ``model_type``."""
 
@@ -70,7 +72,7 @@ def architecture(config: Config) -> Architecture:
             f"gguf cannot hold model_type '{name}', which dequantized takes; it holds {', '.join(ARCHITECTURES)}{hint}"
         )
     found = ARCHITECTURES[name]
-    activation = config.get("hidden_activation") or config.get("hidden_act") or config.get("activation_function")
+    activation = config.get(found.activation_key)
     _expect(activation in found.activations, f"{name} with the activation '{activation}'", found.activations[0])
     if found.arch is MODEL_ARCH.GPT2:
         _check_gpt2(config)

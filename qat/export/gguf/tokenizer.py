@@ -129,15 +129,13 @@ def _add_spaces(writer: GGUFWriter, spec: dict[str, Any]) -> None:
     """How spaces become ``▁``: only the forms that llama.cpp knows are taken."""
     normalizer, pre = spec.get("normalizer"), spec.get("pre_tokenizer")
     steps: list[dict[str, Any]] = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
-    prefix = collapse = replaced = False
+    prefix = replaced = False
     for step in steps:
         pattern = step.get("pattern", {})
         if step["type"] == "Prepend" and step["prepend"] == _SPACE:
             prefix = True
         elif step["type"] == "Replace" and pattern.get("String") == " " and step["content"] == _SPACE:
             replaced = True
-        elif step["type"] == "Replace" and re.fullmatch(r"\\A \+\| \+\\z| \{2,\}", pattern.get("Regex", "")):
-            collapse = True
         else:
             raise InputError(f"gguf: llama.cpp does not normalize text as the tokenizer does: {step}")
     if pre is not None and pre["type"] == "Metaspace" and not pre.get("split", True):
@@ -147,8 +145,6 @@ def _add_spaces(writer: GGUFWriter, spec: dict[str, Any]) -> None:
     if not replaced:
         raise InputError(f"gguf: llama.cpp writes spaces as '{_SPACE}', and this tokenizer does not")
     writer.add_add_space_prefix(prefix)
-    if collapse:
-        writer.add_remove_extra_whitespaces(True)
 
 
 def _splits_nothing(pre: dict[str, Any], replaced: bool) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -17,9 +16,12 @@ from qat.engines.base import Engine, NoLogits, NotAvailable
 from qat.engines.isolated import Isolated
 from qat.errors import QatError, RunError
 from qat.evaluate.forward import evaluating, outputs
+from qat.evaluate.parity import differing
 from qat.evaluate.score import perplexity
 from qat.jobs.stages.evaluation import Evaluation
+from qat.models.build import torch_dtype
 from qat.report.metrics import EngineResult
+from qat.rest import stop_tokens
 from qat.restore import restore
 
 LOGIT_LIMIT = 1e-4
@@ -44,14 +46,14 @@ class Expected:
     def __init__(self, checkpoint: QuantizedCheckpoint, evaluation: Evaluation) -> None:
         self.weight_only = all(entry.scheme.input_activations is None for entry in checkpoint.weights.values())
         self.evaluation = evaluation
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
 
     @cached_property
     def tokens(self) -> Tensor:
         """Where logits are compared: int64[blocks, length]."""
         blocks = self.evaluation.blocks
         rows = torch.stack([blocks[index]["input_ids"] for index in range(min(_BLOCKS, len(blocks)))])
-        vocabulary = int(self._checkpoint.config.get("vocab_size", 1))
+        vocabulary = int(self.checkpoint.config.get("vocab_size", 1))
         return rows[:, : max(2, _LOGITS // (len(rows) * vocabulary))].contiguous()
 
     @cached_property
@@ -84,19 +86,19 @@ class Expected:
     @cached_property
     def loss(self) -> float | None:
         """Nats a token on the blocks that engines are scored on; None of an encoder."""
-        return self.evaluation.score(restore(self._checkpoint), None).loss
+        return self.evaluation.score(restore(self.checkpoint), None).loss
 
     @cached_property
     def _answers(self) -> tuple[Tensor, list[list[int]]]:
-        model = restore(self._checkpoint).to(self.evaluation.inputs.device)
+        model = restore(self.checkpoint).to(self.evaluation.inputs.device)
         with evaluating(model):
             logits = outputs(model, self.tokens).float().cpu()
-            generates = self._checkpoint.task == "causal_lm"
+            generates = self.checkpoint.task == "causal_lm"
             texts = [self._continue(model, prompt) for prompt in self.prompts] if generates else []
         return logits, texts
 
     def _continue(self, model: nn.Module, prompt: list[int]) -> list[int]:
-        stop = _stop_tokens(self._checkpoint)
+        stop = stop_tokens(self.checkpoint.config, self.checkpoint.generation_config)
         ids = list(prompt)
         for _ in range(self.new_tokens):
             ids.append(int(outputs(model, torch.tensor([ids]))[0, -1].argmax()))
@@ -129,6 +131,7 @@ def _measured(engine: Engine, expected: Expected) -> EngineResult:
         raise RunError(f"{engine.description} has a loss of {loss}: its outputs are not finite")
     result = EngineResult(status="ok", description=engine.description, loss=loss)
     result.perplexity = None if loss is None else perplexity(loss)
+    result.weights_different = _weights_different(engine, expected.checkpoint)
     try:
         result.max_logit_difference = _logit_difference(engine, expected)
     except NoLogits as error:
@@ -138,6 +141,17 @@ def _measured(engine: Engine, expected: Expected) -> EngineResult:
         result.greedy_tokens_equal = _greedy(engine, expected)
         result.prompt_tokens_per_second, result.generated_tokens_per_second = _speed(engine, expected)
     return result
+
+
+def _weights_different(engine: Engine, checkpoint: QuantizedCheckpoint) -> int | None:
+    """By the engine's own account, in float32, which holds every engine's dtype exactly."""
+    total = 0
+    for module, entry in checkpoint.weights.items():
+        got = engine.weight(module)
+        if got is None:
+            return None
+        total += differing(entry.grid.value().to(torch_dtype(engine.dtype)).float(), got.float())
+    return total
 
 
 def _logit_difference(engine: Engine, expected: Expected) -> float:
@@ -194,9 +208,15 @@ def _timed(engine: Engine, prompt: list[int], new_tokens: int) -> tuple[float, i
 def _another_model(engine: Engine, expected: Expected, result: EngineResult) -> str | None:
     """Why the engine does not compute the trained model; None if it does.
 
-    Logits are held where nothing but the order of sums can part them. An activation next to a rounding border may
-    fall to either code, and an engine below float32 rounds by itself: there the loss of a causal model is held.
+    In float32 the weights are the checkpoint's, bit by bit; below, an engine may round the scale first. Logits are held
+    where nothing but the order of sums can part them. An activation next to a rounding border may fall to either code,
+    and an engine below float32 rounds by itself: there the loss of a causal model is held.
     """
+    if engine.dtype == "float32" and result.weights_different:
+        return (
+            f"{engine.description} computes with {result.weights_different:,} weights that differ from the quantized "
+            "checkpoint's; none may"
+        )
     difference = result.max_logit_difference
     if _held_to_logits(engine, expected):
         return None if difference is None or difference <= LOGIT_LIMIT else _differs(engine, "logits", difference)
@@ -219,15 +239,3 @@ def _differs(engine: Engine, what: str, difference: float) -> str:
         f"{engine.description} has other {what} than the quantized checkpoint: they differ by {difference:.2g}, "
         f"and at most {LOGIT_LIMIT:g} is allowed with weights only"
     )
-
-
-def _stop_tokens(checkpoint: QuantizedCheckpoint) -> set[int]:
-    """End-of-sequence tokens as generation takes them: from ``generation_config.json``, else ``config.json``."""
-    return set(_ids((checkpoint.generation_config or checkpoint.config).get("eos_token_id")))
-
-
-def _ids(value: int | list[int] | None) -> Iterator[int]:
-    if isinstance(value, int):
-        yield value
-    else:
-        yield from value or ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def config_of_size(size: str) -> dict[str, Any]:
     raise InputError(f"size={size} is too small to measure; give 10MB or more")
 
 
-def _random(layout: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _random(layout: Mapping[str, Tensor]) -> Iterator[tuple[str, Iterable[Tensor]]]:
     block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(torch.bfloat16)
     for name, tensor in layout.items():
-        yield name, block.repeat(-(-tensor.numel() // _BLOCK))[: tensor.numel()].view(tensor.shape)
+        rows = tensor.split(_BLOCK // tensor[0].numel())
+        yield name, (block[: part.numel()].view(part.shape) for part in rows)

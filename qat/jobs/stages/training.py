@@ -9,11 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import nn
 
 from qat.config.check import instantiate
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
+from qat.engines.workers.worker_protocol import peak_memory
 from qat.errors import InputError, Interrupted
 from qat.jobs.stages.console import say
 from qat.jobs.stages.inputs import Inputs
@@ -136,10 +138,16 @@ def fit_model(
         steps=result.steps,
         tokens=result.tokens,
         tokens_per_second=result.tokens_per_second,
-        peak_memory_bytes=result.peak_memory_bytes,
+        peak_memory_bytes=peak_memory_bytes(),
         seconds=result.seconds,
     )
     cost_file(directory).write_text(cost.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held: of the GPU if one was used, else resident in main memory."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return on_gpu or peak_memory()
 
 
 def extra_loggers(run: RunConfig, folder: RunFolder) -> list[Any]:

@@ -1,14 +1,11 @@
-"""Tokens a second, seconds and peak memory of the training itself."""
+"""Tokens a second and seconds of the training itself."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
 
@@ -52,11 +49,3 @@ class Throughput(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self.tokens, self.seconds = state_dict["tokens"], state_dict["seconds"]
-
-
-def peak_memory_bytes() -> int:
-    """Most memory this process has held: of the GPU if one was used, else resident in main memory."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -139,6 +139,8 @@ def test_transformers_4_51(foreign, frozen, exported, tokens: Tensor) -> None:
         assert max_logit_difference(engine.logits, restore(checkpoint), tokens) <= 1e-5
         torch.testing.assert_close(engine.token_losses(tokens), losses(checkpoint, tokens), rtol=0, atol=1e-5)
         assert engine.continue_greedily(PROMPT, 6) == greedily(checkpoint, 6)
+        for name, entry in checkpoint.weights.items():
+            assert torch.equal(engine.weight(name), entry.grid.value())
         assert engine.ask("tokenize", text=TEXT) == load_tokenizer(directory)(TEXT)["input_ids"]
         with pytest.raises(InputError, match="chat"):
             engine.ask("chat", messages=[{"role": "user", "content": "hello"}])  # the tokenizer has no template
@@ -155,9 +157,7 @@ def test_gptqmodel(foreign, frozen, exported, tokens: Tensor) -> None:
     checkpoint = frozen(Scheme(**preset("w4a16_g32").to_dict() | {"scale_format": "fp16"}))
     engine.load(exported(GptqExporter(), checkpoint))
     assert engine.description.startswith("gptqmodel ") and engine.dtype == "float16"
-    weights = engine.weights()
-    assert weights.keys() == checkpoint.weights.keys()
     for name, entry in checkpoint.weights.items():
-        assert torch.equal(weights[name], entry.grid.value())
+        assert torch.equal(engine.weight(name), entry.grid.value().half().float())
     assert max_logit_difference(engine.logits, restore(checkpoint), tokens) < 0.1  # it multiplies in float16
     assert engine.continue_greedily(PROMPT, 6) == greedily(checkpoint, 6)

@@ -33,6 +33,8 @@ def test_a_process_answers_as_the_engine_does(directory: Path, tokens: torch.Ten
         assert torch.equal(apart.token_losses(tokens), engine.token_losses(tokens))
         assert apart.continue_greedily([1, 2, 3], 8) == engine.continue_greedily([1, 2, 3], 8)
         assert apart.generate("def ", 5) == engine.generate("def ", 5)
+        name = "model.layers.0.mlp.up_proj"
+        assert torch.equal(apart.weight(name), engine.weight(name))
         assert 1 << 26 < apart.peak_memory_bytes < 1 << 32
         with pytest.raises(InputError, match="do not fit the model's context of 64"):
             apart.continue_greedily([1] * 60, 8)
@@ -66,6 +68,7 @@ def test_an_engine_that_is_absent_is_told_apart(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("QAT_ENGINES", str(tmp_path))
     apart = Isolated({"_target_": "qat.engines.vllm.VllmEngine", "time_limit": 5.0})
     assert apart.missing() == "not installed: scripts/engines.sh vllm"
+    assert apart.weight("any") is None, "vLLM tells no weights, and is not asked"
     assert apart.time_limit == 5.0 and apart.normalised and apart.formats == VllmEngine.formats
     with pytest.raises(NotAvailable, match="scripts/engines.sh vllm"):
         apart.load(tmp_path)

@@ -12,7 +12,7 @@ from qat.engines.transformers import TransformersEngine
 from qat.errors import InputError
 from qat.evaluate.parity import max_logit_difference
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.export.onnx import OnnxExporter
+from qat.export.onnx.exporter import OnnxExporter
 from qat.restore import restore
 from qat.scheme import preset
 

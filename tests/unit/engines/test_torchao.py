@@ -30,6 +30,8 @@ def test_torchao_computes_the_trained_model(frozen, exported, tokens: Tensor, sc
     engine.load(exported(TorchaoExporter(), checkpoint))
     assert max_logit_difference(engine.logits, restore(checkpoint), tokens) == 0
     assert engine.description.startswith("torchao ") and engine.dtype == "float32"
+    for name, entry in checkpoint.weights.items():
+        assert torch.equal(engine.weight(name), entry.grid.value())
     assert engine.continue_greedily([1, 2, 3], 4) == restore_greedily(checkpoint, [1, 2, 3], 4)
 
 

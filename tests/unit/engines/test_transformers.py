@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import VOCABULARY, random_llama
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.transformers import TransformersEngine
 from qat.errors import InputError
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
+from qat.export.dequantized import DequantizedExporter
 from qat.models.build import quiet
+from qat.models.conv1d import to_linear
 from qat.prepare import prepare
 from qat.restore import restore
 from qat.scheme import Scheme, preset
@@ -95,6 +97,8 @@ def test_weight_only_exports_are_the_dequantized_float_model(tmp_path, name, tie
     assert f"({how}, float32)" in engine.description
     assert max_logit_difference(engine.logits, dequantized(checkpoint, tied), TOKENS) == 0.0
     assert max_logit_difference(engine.logits, llama(tied), TOKENS) > 1e-3  # it is not simply the float model
+    for module, entry in checkpoint.weights.items():
+        assert torch.equal(engine.weight(module), entry.grid.value())
     assert (engine.model.lm_head.weight is engine.model.model.embed_tokens.weight) == tied
 
 
@@ -105,6 +109,27 @@ def test_dynamic_activations_are_rounded_by_the_engine(tmp_path, name):
     assert "from_pretrained" in engine.description
     assert max_logit_difference(engine.logits, dequantized(checkpoint), TOKENS) > 1e-4
     assert max_logit_difference(engine.logits, restore(checkpoint), TOKENS) <= 1e-4
+
+
+def test_from_a_cache_dynamic_activations_are_rounded_as_by_the_trained_model(tmp_path):
+    """Token by token the engine may leave the model's uncached continuation, but not the one from its own cache."""
+    checkpoint = frozen(preset("w8a8"))
+    engine, model = loaded(exported(checkpoint, tmp_path / "out")), restore(checkpoint)
+    for prompt in TOKENS[:, :4]:
+        whole = model.generate(input_ids=prompt[None], do_sample=False, max_new_tokens=8, pad_token_id=0)
+        assert engine.continue_greedily(prompt.tolist(), 8) == whole[0, 4:].tolist()
+
+
+def test_a_weight_that_transformers_stores_transposed_is_given_as_the_checkpoint_has_it(tmp_path):
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes))
+    to_linear(model)
+    prepare(model, preset("w4a16_g32"))
+    checkpoint = QuantizedCheckpoint.freeze(model, preset("w4a16_g32"))
+    DequantizedExporter(dtype="float32").write(checkpoint, tmp_path / "out")
+    engine = loaded(tmp_path / "out")
+    for name, entry in checkpoint.weights.items():
+        assert torch.equal(engine.weight(name), entry.grid.value())
 
 
 def test_several_groups_find_their_modules(tmp_path):

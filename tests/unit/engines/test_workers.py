@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from support import random_llama
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from qat.engines import workers
-from qat.engines.workers import worker_protocol
+from qat.engines.workers import worker_causal_lm, worker_protocol
+from qat.rest import stop_tokens
 
 FOLDER = Path(workers.__file__).parent
 SCRIPTS = sorted(FOLDER.glob("*_worker.py"))
+SHARED = sorted(FOLDER.glob("worker_*.py"))
 ALLOWED = {
     "llama_cpp_worker": {"llama_cpp"},
     "vllm_worker": {"vllm", "torch"},
     "transformers_4_51_worker": {"transformers", "torch"},
     "gptqmodel_worker": {"gptqmodel", "torch"},
 }
+ALLOWED_SHARED: dict[str, set[str]] = {"worker_protocol": set(), "worker_causal_lm": {"torch"}}
 
 
 def imported(path: Path) -> set[str]:
@@ -36,9 +44,9 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, FOLDER / "worker_protocol.py"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*SCRIPTS, *SHARED], ids=lambda path: path.stem)
 def test_a_script_imports_its_engine_only(path: Path) -> None:
-    allowed = {"numpy", "worker_protocol"} | ALLOWED.get(path.stem, set())
+    allowed = (ALLOWED | ALLOWED_SHARED)[path.stem] | {"numpy"} | (ALLOWED_SHARED.keys() if path in SCRIPTS else set())
     assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
@@ -80,3 +88,32 @@ def test_vllm_refuses_the_logits_of_a_large_vocabulary(vllm_worker: ModuleType) 
         vllm_worker.logits(np.zeros((1, 8), np.int64))
     with pytest.raises(ValueError, match="9 tokens do not fit the context of 8"):
         vllm_worker.logits(np.zeros((1, 9), np.int64))
+
+
+@pytest.mark.parametrize("generation", [None, {}, {"eos_token_id": 7}, {"eos_token_id": [7, 9]}])
+def test_vllm_stops_where_qat_does(vllm_worker: ModuleType, tmp_path: Path, generation: dict[str, Any] | None) -> None:
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    for config in ({}, {"eos_token_id": 5}):
+        assert vllm_worker._stop_tokens(tmp_path, config) == stop_tokens(config, generation)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_causal_lm_answers_as_its_model_does(kind: str) -> None:
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 100, "eos_token_id": None}
+    model = random_llama(eos_token_id=None) if kind == "llama" else GPT2LMHeadModel(GPT2Config(**sizes)).eval()
+    held = worker_causal_lm.CausalLM()
+    held.model = model
+    tokens = np.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        assert np.array_equal(held.logits(tokens), model(torch.from_numpy(tokens)).logits.numpy())
+    made = held.continue_greedily(tokens[0], 8)
+    ids = tokens[0].tolist()
+    for _ in range(8):
+        ids.append(int(held.logits(np.array([ids]))[0, -1].argmax()))
+    assert made == ids[6:]
+    model.generation_config.eos_token_id = made[2]
+    assert held.continue_greedily(tokens[0], 8) == made[: made.index(made[2]) + 1]
+    name = "model.layers.0.mlp.up_proj" if kind == "llama" else "transformer.h.0.mlp.c_fc"
+    weight = dict(model.named_parameters())[f"{name}.weight"]
+    assert np.array_equal(held.weight(name), (weight if kind == "llama" else weight.t()).detach().numpy())

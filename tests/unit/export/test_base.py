@@ -7,10 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import transformers
 from safetensors import SafetensorError
 
 from qat.errors import DiskFull, InputError
-from qat.export.base import Exporter, folder_bytes
+from qat.export.base import SIDE_FILES, Exporter, folder_bytes
 
 
 class Text(Exporter):
@@ -99,7 +100,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
     Text().write(CHECKPOINT, tmp_path / "text")
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, code):
     with pytest.raises(InputError, match=r"text cannot be written \(.*\); make its folder writable or"):
         Text(fails=OSError(code, os.strerror(code))).write(CHECKPOINT, tmp_path / "text")
@@ -142,3 +143,35 @@ def test_a_folder_without_a_tokenizer_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="no tokenizer in .*quantized"):
         Text().write(CHECKPOINT, tmp_path / "text", tmp_path / "quantized")
     assert [path.name for path in tmp_path.iterdir()] == ["quantized"]
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "Bert", "T5", "XLMRoberta", "Gemma", "Qwen2"])
+def test_every_vocabulary_of_transformers_own_tokenizers_is_copied(name):
+    files = getattr(transformers, f"{name}Tokenizer").vocab_files_names.values()
+    assert {*files, "tokenizer_config.json", "chat_template.jinja"} <= {*SIDE_FILES}
+
+
+@pytest.mark.parametrize("refused", ["exports", ".", "exports/text/half.txt", "exports/beside"])
+def test_a_refusal_at_or_around_the_folder_is_one_of_the_folder(tmp_path, refused):
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / refused))
+    with pytest.raises(InputError, match=r"text cannot be written \(Permission denied\); make its folder writable"):
+        Text(fails=error).write(CHECKPOINT, tmp_path / "exports/text")
+
+
+def test_a_folder_that_appears_while_writing_is_left_alone(tmp_path):
+    class Slow(Text):
+        def write_files(self, checkpoint, directory: Path) -> None:
+            super().write_files(checkpoint, directory)
+            (tmp_path / "text").mkdir()
+            (tmp_path / "text/mine.txt").write_text("mine")
+
+    with pytest.raises(InputError, match="text exists by now"):
+        Slow().write(CHECKPOINT, tmp_path / "text")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "text"]
+
+
+def test_the_bytes_of_a_folder_count_files_in_folders(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c").write_text("123")
+    (tmp_path / "d").write_text("45")
+    assert folder_bytes(tmp_path) == 5

@@ -14,10 +14,12 @@ from support import random_llama
 from transformers import AutoModelForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.errors import InputError
+from qat.errors import InputError, RunError
 from qat.evaluate.parity import Parity, parity
+from qat.export import compressed_tensors as module
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.export.ct_tensors import compress
+from qat.export.ct_config import group_of, parse_config
+from qat.export.ct_tensors import compress, decompress, unpackable
 from qat.grid import Grid, qrange
 from qat.prepare import prepare
 from qat.quantized import QuantizedWeight
@@ -166,6 +168,34 @@ def test_several_groups_are_listed_by_full_names(tmp_path):
     assert parity(checkpoint(entries), CompressedTensorsExporter().read(tmp_path / "out")).exact
 
 
+def test_the_same_weights_with_other_activations_are_another_group(tmp_path):
+    raw = written({"a": entry(weights(8)), "b": entry(weights(8), DYNAMIC)}, tmp_path / "out")
+    groups = {tuple(group["targets"]): group["input_activations"] is None for group in raw["config_groups"].values()}
+    assert groups == {("a",): True, ("b",): False}
+
+
+def test_a_tied_weight_is_listed_by_its_full_name(tmp_path):
+    """A class name would reach the second name too, under which the file has nothing."""
+    entries = {"model.embed_tokens": entry(weights(4), kind="Embedding"), "a": entry(weights(4))}
+    raw = written(entries, tmp_path / "out", rest={}, tied=[["model.embed_tokens.weight", "lm_head.weight"]])
+    assert [group["targets"] for group in raw["config_groups"].values()] == [["model.embed_tokens", "a"]]
+    assert raw["ignore"] == ["lm_head"]
+
+
+def test_every_target_of_the_scheme_is_written(tmp_path):
+    made = checkpoint({"a": entry(weights(4)), "lm_head": entry(weights(4))}, rest={})
+    group = {"targets": ["Linear", "lm_head"], "weights": weights(4)}
+    made.scheme = Scheme({"one": group, "two": {**group, "targets": ["lm_head", "Embedding"]}}, scale_format="fp32")
+    (found,) = CompressedTensorsExporter().config(made)["quantization_config"]["config_groups"].values()
+    assert found["targets"] == ["Linear", "lm_head", "Embedding"]
+
+
+def test_matrices_of_any_rank_are_ignored_and_quantized_modules_never(tmp_path):
+    rest = {"conv.weight": torch.ones(2, 2, 3, 3), "norm.weight": torch.ones(2), "norm.bias": torch.ones(2)}
+    raw = written({"a": entry(weights(4))}, tmp_path / "out", rest=rest, tied=[["norm.bias", "a.bias"]])
+    assert raw["ignore"] == ["conv"]
+
+
 def test_tied_names_are_ignored_and_stored_once(tmp_path):
     rest = {"model.embed_tokens.weight": torch.randn(12, COLUMNS)}
     tied = [["model.embed_tokens.weight", "lm_head.weight"]]
@@ -259,6 +289,60 @@ def test_a_quantized_embedding_beside_another_scheme_is_refused(tmp_path, other)
     made = checkpoint({"model.embed_tokens": entry(weights(4), kind="Embedding"), "model.layers.0.q_proj": other})
     with pytest.raises(InputError, match="leave the embedding float, give every .* one scheme, or export to torchao"):
         CompressedTensorsExporter().write(made, tmp_path / "out")
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("n_groups", [1, 2])
+@pytest.mark.parametrize("rows", [1, 4, 8, 9, 16])
+def test_zero_points_are_refused_exactly_where_the_library_fails(bits, n_groups, rows):
+    args = weights(bits, "group" if n_groups > 1 else "channel", symmetric=False)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args, format="pack-quantized")
+    shape = (rows, n_groups)
+    grid = Grid(torch.ones(rows, 16, dtype=torch.int8), torch.ones(shape), torch.ones(shape, dtype=torch.int8))
+    made = QuantizedWeight(grid, scheme, "Linear")
+    try:
+        decompress(compress(made), scheme)
+    except RuntimeError:
+        assert not unpackable(made)
+    else:
+        assert unpackable(made)
+
+
+def test_a_quantized_embedding_with_activations_is_refused(tmp_path):
+    made = checkpoint({"model.embed_tokens": entry(weights(8), DYNAMIC, kind="Embedding")})
+    with pytest.raises(InputError, match="has the same weight-only scheme"):
+        CompressedTensorsExporter().write(made, tmp_path / "out")
+
+
+def test_other_values_of_the_librarys_own_decompressor_are_an_error(tmp_path, monkeypatch):
+    written({"m.0.q_proj": entry(weights(4))}, tmp_path / "out")
+    monkeypatch.setattr(module, "decompress", lambda local, scheme: {"weight": decompress(local, scheme)["weight"] + 1})
+    with pytest.raises(RunError, match="m.0.q_proj: compressed-tensors makes other values"):
+        CompressedTensorsExporter().read(tmp_path / "out")["m.0.q_proj"]
+
+
+def test_a_config_of_another_method_or_without_sense_is_named(tmp_path):
+    raw = written({"a": entry(weights(4))}, tmp_path / "out")
+    with pytest.raises(InputError, match="no quantization_config of compressed-tensors"):
+        parse_config({"quantization_config": {**raw, "quant_method": "gptq"}})
+    with pytest.raises(InputError, match=r"quantization_config\.config_groups.*; export again"):
+        parse_config({"quantization_config": {**raw, "config_groups": 3}})
+
+
+def test_a_group_without_a_format_has_that_of_the_whole(tmp_path):
+    raw = written({"a": entry(weights(8), DYNAMIC)}, tmp_path / "out")
+    for group in raw["config_groups"].values():
+        del group["format"]
+    (group,) = parse_config({"quantization_config": raw}).config_groups.values()
+    assert group.format == "int-quantized"
+
+
+def test_the_group_of_a_module_is_the_one_that_names_it(tmp_path):
+    raw = written({"a": entry(weights(4)), "b": entry(weights(8))}, tmp_path / "out")
+    config = parse_config({"quantization_config": raw})
+    assert [group_of(config, name).weights.num_bits for name in "ab"] == [4, 8]
+    with pytest.raises(InputError, match="no config group of quantization_config names 'c'"):
+        group_of(config, "c")
 
 
 INT4 = {"num_bits": 4, "strategy": "group", "group_size": 32}

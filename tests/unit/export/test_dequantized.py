@@ -184,6 +184,71 @@ def test_a_single_file_has_an_index_too(tmp_path):
     assert set(index["weight_map"].values()) == {"model.safetensors"}
 
 
+def test_what_the_dialect_cannot_say_is_refused_before_training():
+    made = frozen()
+    made.config["model_type"] = "gemma3_text"
+    DequantizedExporter().takes(made)
+    with pytest.raises(InputError, match="not for model_type 'gemma3_text'"):
+        DequantizedExporter(dialect="transformers_4_51").takes(made)
+
+
+def test_an_unreadable_shard_size_is_refused():
+    with pytest.raises(InputError, match="max_shard_size '5 gigs' is no size"):
+        DequantizedExporter(max_shard_size="5 gigs")
+
+
+@pytest.mark.parametrize(("name", "first"), [("bfloat16", "bfloat16"), ("float32", "float16"), ("float16", "float16")])
+def test_of_two_types_that_hold_everything_the_models_own_is_taken(tmp_path, name, first):
+    """4-bit codes (3 magnitude bits) times powers of two fit both types, and so does a rest of ones."""
+    made = frozen(scale_format="significand_1")
+    made.rest = {name: torch.ones_like(tensor, dtype=torch.float32) for name, tensor in made.rest.items()}
+    made.config["dtype"] = name
+    DequantizedExporter().write(made, tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == first
+
+
+def test_an_inexact_weight_and_an_inexact_rest_have_their_own_remedies(tmp_path):
+    made = frozen(scale_format="significand_3")
+    name = next(iter(made.weights))
+    made.weights[name].grid.scale[0, 0] = 2.0**-40
+    with pytest.raises(InputError, match=rf"cannot hold 1 of 20 tensors exactly .*{name}.weight holds") as weight:
+        DequantizedExporter().write(made, tmp_path / "out")
+    assert "scale_format: lossless_fp16" in str(weight.value)
+    assert "rest_dtype" not in str(weight.value)
+    made.rest["model.norm.weight"] = torch.full((64,), 2.0**-40)
+    with pytest.raises(InputError, match=r"hold 2 of 20 tensors.*lossless_fp16 and freeze with rest_dtype: float"):
+        DequantizedExporter().write(made, tmp_path / "out")
+    made = frozen(scale_format="significand_3")
+    made.rest["model.norm.weight"] = torch.full((64,), 2.0**-40)
+    with pytest.raises(InputError, match=r"1 of 20 tensors.*; freeze with rest_dtype: float16, take dtype") as rest:
+        DequantizedExporter().write(made, tmp_path / "out")
+    assert "scale_format" not in str(rest.value)
+
+
+def test_the_widest_values_decide_and_both_types_are_tried(tmp_path):
+    """Scales of 5 bits: 4-bit codes need 8 bits, which bfloat16 has, 6-bit codes 10, which only float16 has."""
+    four, six = ({"num_bits": bits, "strategy": "channel"} for bits in (4, 6))
+    groups = {part: {"targets": [f"re:.*{part}.*"], "weights": args} for part, args in (("attn", six), ("mlp", four))}
+    model, scheme = random_llama(), Scheme(groups, scale_format="significand_5")
+    prepare(model, scheme)
+    made, exporter = QuantizedCheckpoint.freeze(model, scheme), DequantizedExporter()
+    made.rest = {name: torch.ones_like(tensor) for name, tensor in made.rest.items()}
+    made.config["dtype"] = "bfloat16"
+    exporter.takes(made)
+    exporter.write(made, tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out/model.safetensors").values()} == {torch.float16}
+
+
+def test_the_rounding_of_activations_is_not_in_the_files():
+    assert not DequantizedExporter.holds_activations
+
+
+def test_files_of_another_format_are_named(tmp_path):
+    save_file({"a.weight": torch.ones(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="was not written by the format dequantized; export again"):
+        DequantizedExporter().read(tmp_path)
+
+
 @pytest.mark.parametrize("option", [{"dtype": "float61"}, {"dialect": "transformers_4"}])
 def test_unknown_options_are_refused(option):
     with pytest.raises(InputError, match="is not one of"):

@@ -37,6 +37,25 @@ def test_numbers_out_of_range_are_named():
     assert misfit(torch.tensor([65536.0]), torch.float16) == "holds 65536, out of its range"
 
 
+def test_a_number_of_as_many_bits_as_the_type_has_can_still_be_out_of_range():
+    assert misfit(torch.tensor([2047 * 2.0**-40]), torch.float16) == "holds 1.86174e-09, out of its range"
+
+
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_the_number_nearest_to_zero_is_named_whatever_its_sign(monkeypatch, chunk):
+    monkeypatch.setattr(exactness, "_CHUNK", chunk)
+    tensor = torch.tensor([-65536.0, 2.0**-30, -(2.0**-31), 1.0])
+    assert misfit(tensor, torch.float16) == "holds -4.65661e-10, out of its range"
+
+
+def test_a_nan_is_compared_by_its_bits():
+    own = torch.tensor([torch.nan]).to(torch.bfloat16).float()  # which one it is depends on the processor
+    other = (own.view(torch.int32) ^ 1).view(torch.float32)
+    assert is_exact(own, torch.bfloat16)
+    assert not is_exact(other, torch.bfloat16)
+    assert misfit(other, torch.bfloat16) == "holds numbers that are not finite"
+
+
 def test_every_number_of_a_large_tensor_is_looked_at(monkeypatch):
     monkeypatch.setattr(exactness, "_CHUNK", 4)
     tensor = torch.ones(3, 3)
@@ -60,6 +79,7 @@ def test_the_first_misfits_are_explained_and_all_are_named():
     wrong, reasons = name_misfits(tensors.items(), torch.float16, named=2)
     assert wrong == list("abcde")
     assert reasons == "a needs 12 significand bits, b needs 12 significand bits and 3 more"
+    assert name_misfits(tensors.items(), torch.float16, named=5)[1].endswith("e needs 12 significand bits")
     assert name_misfits([("fits", torch.ones(1))], torch.float16) == ([], "")
 
 

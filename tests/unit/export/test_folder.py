@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
-from qat.export.folder import FolderExporter, read_config
+from qat.export.folder import FolderExporter, read_config, unquantized_modules
 from qat.grid import Grid
 from qat.quantized import Deferred, Lazy, QuantizedWeight, on_meta
 from qat.scheme import Scheme
@@ -106,3 +106,17 @@ def test_numbers_that_are_not_as_planned_are_a_mistake_of_the_format(tmp_path, c
 def test_a_folder_without_a_config_is_no_model(tmp_path):
     with pytest.raises(InputError, match="no config.json"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(("quantized", "names"), [
+    (["m.up"], ["lm_head", "m.embed", "m.gate"]),
+    (["m.up", "m.embed"], ["lm_head", "m.gate"]),
+])  # fmt: skip
+def test_modules_without_quantized_tensors_of_their_own(quantized: list[str], names: list[str]) -> None:
+    rest = {"m.gate.weight": torch.ones(4, 8), "m.gate.bias": torch.ones(4), "m.norm.weight": torch.ones(8)}
+    if "m.embed" not in quantized:
+        rest["m.embed.weight"] = torch.ones(4, 8)
+    weights = {name: deferred(name, []) for name in quantized}
+    tied = [["m.embed.weight", "lm_head.weight"]]
+    checkpoint = QuantizedCheckpoint(weights, rest, Scheme({"all": SCHEME}), {}, tied=tied)
+    assert unquantized_modules(checkpoint) == names

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize
 from support import copy_tokenizer, random_llama
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel
@@ -19,6 +19,7 @@ from qat.config.compose import component
 from qat.errors import InputError, RunError, is_disk_full
 from qat.evaluate.parity import Parity, parity
 from qat.export.gguf.exporter import FILE, GgufExporter
+from qat.export.gguf.modules import module_table
 from qat.export.gguf.tensors import plan, row_order
 from qat.grid import Grid
 from qat.models.conv1d import to_linear
@@ -247,6 +248,17 @@ def test_scales_outside_fp16_are_named_with_the_format_that_is_exact(tmp_path):
         written(made, tmp_path)
 
 
+@pytest.mark.parametrize(("count", "rest"), [(3, ""), (4, " and 1 more modules")])
+def test_three_modules_with_inexact_scales_are_named_and_the_others_counted(tmp_path, count, rest):
+    made = frozen(scheme(scale_format="lossless_bf16"))
+    for entry in list(made.weights.values())[:count]:
+        entry.grid.scale[0, 0] = 2.0**-40
+    last = list(made.weights)[2].replace(".", r"\.")
+    message = rf"{last} \(1 scales, smallest 9\.09e-13\){rest}; with scheme\.scale_format=lossless_fp16 instead of"
+    with pytest.raises(InputError, match=message):
+        written(made, tmp_path)
+
+
 def test_a_row_of_zeros_is_exact(tmp_path):
     model = random_llama()
     with torch.no_grad():
@@ -308,3 +320,54 @@ def test_an_altered_code_is_a_mismatch(tmp_path):
 def test_options_are_checked(options):
     with pytest.raises(InputError, match="is not one of"):
         GgufExporter(**options)
+
+
+def test_a_generation_config_that_names_no_stop_token_has_none(tmp_path):
+    """As in transformers: the stop token in ``config.json`` counts only where there is no generation config."""
+    made = frozen(preset("w4a16_g32"), random_llama(vocab_size=1024, eos_token_id=5))
+    copy_tokenizer(tmp_path)
+    for generation, more in ((None, [5]), ({"temperature": 0.5}, []), ({"eos_token_id": [7, 9]}, [7, 9])):
+        written(replace(made, generation_config=generation), tmp_path, tokenizer=True)
+        fields = GGUFReader(tmp_path / FILE).fields
+        ends = [fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
+        assert [end.contents() for end in ends if end is not None] == [0, *more]  # the tokenizer's own comes first
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ('"num_bits": 4', '"num_bits": 8', RunError, "up_proj: its blocks are Q4_0, and its codes have 8 bits"),
+        ("blk.0.ffn_up", "blk.7.ffn_up", InputError, r"lacks blk\.7\.ffn_up\.weight; export again"),
+    ],
+    ids=["bits", "name"],
+)
+def test_a_table_of_modules_that_does_not_fit_the_tensors_is_an_error(tmp_path, monkeypatch, old, new, error, message):
+    assert old in module_table(frozen(scheme()))
+    monkeypatch.setattr("qat.export.gguf.exporter.module_table", lambda made: module_table(made).replace(old, new))
+    exporter = written(frozen(scheme()), tmp_path)
+    with pytest.raises(error, match=message):
+        exporter.read(tmp_path)["model.layers.0.mlp.up_proj"]
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    writer = GGUFWriter(tmp_path / FILE, "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"has no qat\.modules: it was not exported by qat"):
+        GgufExporter().read(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "encoder"])
+def test_other_tasks_are_refused(task):
+    with pytest.raises(InputError, match=f"this is a {task}; dequantized takes it"):
+        GgufExporter().takes(replace(frozen(scheme()), task=task))
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(4, LlamaFileType.MOSTLY_Q4_0), (8, LlamaFileType.MOSTLY_Q8_0)])
+def test_the_head_of_the_file_names_its_type(tmp_path, bits, kind):
+    written(frozen(scheme(bits)), tmp_path)
+    reader = GGUFReader(tmp_path / FILE)
+    found = {key: reader.fields[f"general.{key}"].contents() for key in ("architecture", "type", "file_type")}
+    assert found == {"architecture": "llama", "type": "model", "file_type": int(kind)}

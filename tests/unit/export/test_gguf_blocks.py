@@ -88,3 +88,9 @@ def test_a_group_of_zeros_keeps_a_floor_that_fp16_cannot_hold():
 def test_scales_that_fp16_cannot_hold_are_counted(bad):
     grid = Grid(torch.ones(2, 32, dtype=torch.int8), torch.tensor([[0.5], [bad]]))
     assert fp16_scales(grid, FLOOR)[1] == 1
+
+
+@pytest.mark.parametrize("other", [2.0**-30, 2.0**-101])
+def test_a_group_of_zeros_with_a_scale_of_its_own_is_counted(other):
+    grid = Grid(torch.zeros(1, 32, dtype=torch.int8), torch.tensor([[other]]))
+    assert fp16_scales(grid, FLOOR)[1] == 1

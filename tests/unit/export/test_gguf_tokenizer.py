@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,73 @@ def test_special_tokens_and_template_are_the_tokenizers_own(tmp_path):
 def test_a_vocabulary_that_the_model_lacks_is_refused(tmp_path):
     with pytest.raises(InputError, match="ends at 99"):
         fields(byte_level(split(QWEN2)), tmp_path, vocabulary=100)
+
+
+def test_a_vocabulary_of_exactly_the_models_size_is_taken(tmp_path):
+    assert len(fields(byte_level(split(QWEN2)), tmp_path, vocabulary=258)["tokens"]) == 258
+    with pytest.raises(InputError, match="has the id 257 and the model's vocabulary ends at 256"):
+        fields(byte_level(split(QWEN2)), tmp_path, vocabulary=257)
+
+
+def edited(tokenizer: Tokenizer, **vocab: int) -> Tokenizer:
+    """The same with more entries in the vocabulary of its model."""
+    spec = json.loads(tokenizer.to_str())
+    spec["model"]["vocab"] |= vocab
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def test_what_looks_like_a_byte_is_one_only_with_byte_fallback(tmp_path):
+    found = fields(edited(byte_level(split(QWEN2)), **{"<0x0A>": 258}), tmp_path)
+    assert found["tokens"][258] == "<0x0A>"
+    assert found["token_type"][258] == TokenType.NORMAL
+
+
+def test_scores_and_types_by_hand(tmp_path):
+    tokenizer = edited(sentencepiece(EVERY_SPLIT), thth=267)  # an added token may be of parts that no merge joins
+    tokenizer.add_special_tokens([AddedToken("thth", special=True, normalized=False)])
+    tokenizer.add_tokens([AddedToken("own", special=False, normalized=False)])
+    found = fields(tokenizer, tmp_path, vocabulary=270, bos_token="<s>", unk_token="<unk>")
+    scores, types = (dict(zip(found["tokens"], found[key], strict=True)) for key in ("scores", "token_type"))
+    expected = {"he": -0.0, "th": -1.0, "the": -2.0, f"{SPACE}the": -3.0, "t": -4.0, "thth": -4.0, "own": -4.0}
+    assert {token: scores[token] for token in expected} == expected
+    assert scores["[PAD269]"] == -5.0
+    assert (types["thth"], types["own"]) == (TokenType.CONTROL, TokenType.USER_DEFINED)
+    assert (types["[PAD269]"], types["t"]) == (TokenType.UNUSED, TokenType.NORMAL)
+
+
+LEGACY = [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"normalizer": normalizers.Sequence([normalizers.Prepend("x"), LEGACY[1]])}, "does not normalize"),
+        ({"normalizer": normalizers.Replace(" ", "_")}, "does not normalize"),
+        ({"normalizer": normalizers.Replace("a", SPACE)}, "does not normalize"),
+        # llama.cpp joins spaces in its unigram tokenizer only, whatever `remove_extra_whitespaces` says.
+        (
+            {"normalizer": normalizers.Sequence([normalizers.Replace(Regex(" {2,}"), " "), *LEGACY])},
+            "does not normalize",
+        ),
+        ({"normalizer": normalizers.Sequence([normalizers.Replace(Regex(" +"), ""), LEGACY[1]])}, "does not normalize"),
+        ({"normalizer": None, "pre": Metaspace(prepend_scheme="always", split=True)}, "no pre-tokenizer like"),
+        ({"normalizer": LEGACY[1], "pre": Split("a", "isolated")}, "no pre-tokenizer like"),
+        ({"normalizer": None, "pre": Split(" ", "merged_with_previous")}, "no pre-tokenizer like"),
+    ],
+)
+def test_other_ways_with_spaces_are_refused(tmp_path, parts, message):
+    with pytest.raises(InputError, match=message):
+        fields(sentencepiece(EVERY_SPLIT, **parts), tmp_path, bos_token="<s>")
+
+
+def test_the_tokenizers_own_end_comes_before_those_of_the_model(tmp_path):
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    found = fields(sentencepiece(EVERY_SPLIT), tmp_path, stops=(259, 2), **names)
+    ids = {name: value for name, value in found.items() if name.endswith("_token_id")}
+    assert ids == {"bos_token_id": 1, "eos_token_id": 2, "eot_token_id": 259, "padding_token_id": 0}
+
+
+def test_named_templates_are_all_written(tmp_path):
+    templates = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    found = fields(sentencepiece(EVERY_SPLIT), tmp_path, chat_template=templates, bos_token="<s>")
+    assert (found["chat_template"], found["chat_template.tool_use"]) == tuple(templates.values())

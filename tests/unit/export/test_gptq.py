@@ -26,7 +26,8 @@ def entry(bits=4, group=32, symmetric=True, dtype=torch.float16, shape=(32, 64),
     codes = torch.randint(low, high + 1, shape, generator=generator).to(torch.int8)
     scale = (torch.rand(shape[0], shape[1] // (group or shape[1]), generator=generator) + 0.5).to(dtype)
     zero = None if symmetric else torch.randint(low + 1, high + 1, scale.shape, generator=generator).to(torch.int8)
-    args = {"num_bits": bits, "strategy": "group" if group else "channel", "group_size": group, "symmetric": symmetric}
+    strategy = changes.pop("strategy", "group" if group else "channel")
+    args = {"num_bits": bits, "strategy": strategy, "group_size": group, "symmetric": symmetric}
     scheme = QuantizationScheme(targets=["Linear"], weights=args, input_activations=inputs)
     return QuantizedWeight(changes.pop("grid", Grid(codes, scale, zero)), scheme, changes.pop("kind", "Linear"))
 
@@ -122,8 +123,9 @@ def test_parity_sees_a_flipped_bit(tmp_path):
     assert parity(made, GptqExporter().read(tmp_path / "out")) == Parity(1, 2, 1, 1)
 
 
-def test_another_formats_export_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+@pytest.mark.parametrize("raw", ['{"quant_method": "awq"}', '{"quant_method": "gptq", "bits": 4}'])
+def test_an_export_of_another_format_or_program_is_named(tmp_path, raw):
+    (tmp_path / "config.json").write_text(f'{{"quantization_config": {raw}}}')
     with pytest.raises(InputError, match="was not written by the format gptq"):
         GptqExporter().read(tmp_path)
 
@@ -145,17 +147,54 @@ def test_the_lowest_zero_point_is_held_by_v2(tmp_path):
         (entry(kind="Embedding"), "leave embeddings and the head float or export to compressed_tensors or torchao"),
         (entry(8, None, inputs=DYNAMIC), "quantizes input activations; export to compressed_tensors"),
         (entry(shape=(16, 64)), "16 x 64, and both must be multiples of 32; export to compressed_tensors or torchao"),
+        (entry(group=16, shape=(32, 48)), "32 x 48, and both must be multiples of 32"),
+        (entry(strategy="tensor", group=None), "strategy 'tensor', and it holds channel and group; export to compr"),
     ],
-    ids=["bits", "embedding", "activations", "shape"],
+    ids=["bits", "embedding", "activations", "rows", "columns", "strategy"],
 )
 def test_what_the_layout_cannot_hold_is_refused_early(made, message):
     with pytest.raises(InputError, match=message):
         GptqExporter().takes(checkpoint({NAME: made}))
 
 
-def test_two_schemes_are_refused():
-    with pytest.raises(InputError, match=r"4 bits, groups of 32, symmetric and .* 8 bits"):
-        GptqExporter().takes(checkpoint({NAME: entry(4), "model.layers.1.q_proj": entry(8)}))
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("lm_head", {}, "the linear layers of the blocks only"),
+        (NAME, {"tied": [["model.embed_tokens.weight", f"{NAME}.weight"]]}, "the linear layers of the blocks only"),
+        (NAME, {"conv1d": [NAME]}, "builds it as Conv1D; export to dequantized or gguf"),
+    ],
+    ids=["head", "tied", "conv1d"],
+)
+def test_modules_that_no_loader_looks_for_are_refused_early(name, more, message):
+    with pytest.raises(InputError, match=f"gptq cannot hold {name}: .*{message}"):
+        GptqExporter().takes(checkpoint({name: entry()}, **more))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (entry(8), "8 bits, groups of 32, symmetric"),
+        (entry(group=64), "4 bits, groups of 64, symmetric"),
+        (entry(group=None), "4 bits, one group a channel, symmetric"),
+        (entry(symmetric=False), "4 bits, groups of 32, asymmetric"),
+    ],
+    ids=["bits", "group", "channel", "asymmetric"],
+)
+def test_two_schemes_are_refused(other, told):
+    with pytest.raises(InputError, match=rf"has 4 bits, groups of 32, symmetric and .*1\.q_proj {told}; give all"):
+        GptqExporter().takes(checkpoint({NAME: entry(), "model.layers.1.q_proj": other}))
+
+
+@pytest.mark.parametrize(("symmetric", "checkpoint_format"), [(True, "gptq"), (False, "gptq_v2")])
+def test_both_configs_say_all_that_loaders_read(tmp_path, symmetric, checkpoint_format):
+    rest = {"model.layers.0.o_proj.bias": torch.ones(32), "model.layers.0.norm.weight": torch.ones(64)}
+    GptqExporter().write(checkpoint({NAME: entry(3, symmetric=symmetric)}, rest=rest), tmp_path / "out")
+    expected = {"bits": 3, "group_size": 32, "sym": symmetric, "desc_act": False, "lm_head": False}
+    expected |= {"quant_method": "gptq", "checkpoint_format": checkpoint_format, "pack_dtype": "int32"}
+    assert json.loads((tmp_path / "out/quantize_config.json").read_text()) == expected
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["quantization_config"] == expected | {"qat_scale_dtype": "float16"}
 
 
 def test_float_layers_inside_the_blocks_are_excluded_by_name(tmp_path):

@@ -17,12 +17,13 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.config.check import instantiate
+from qat.config.compose import component
 from qat.engines.onnxruntime import OnnxRuntimeEngine
 from qat.errors import InputError, RunError
 from qat.evaluate.forward import outputs
 from qat.evaluate.parity import max_logit_difference, parity
-from qat.export import onnx_file
-from qat.export.onnx import OnnxExporter
+from qat.export.onnx import file as onnx_file
+from qat.export.onnx.exporter import OnnxExporter
 from qat.models import conv1d
 from qat.observers.mse import MSE
 from qat.prepare import prepare
@@ -292,7 +293,7 @@ def test_what_a_graph_cannot_hold_is_refused_before_it_is_traced():
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_without_the_packages_the_config_check_names_the_extra(monkeypatch, package):
-    monkeypatch.delitem(sys.modules, "qat.export.onnx")
+    monkeypatch.delitem(sys.modules, "qat.export.onnx.exporter")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=f"needs the package {package}: pip install 'qat\\[onnx\\]'"):
-        instantiate({"_target_": "qat.export.onnx.OnnxExporter"}, "export.onnx")
+        instantiate(component("export", "onnx"), "export.onnx")

@@ -10,7 +10,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor, nn
 
-from qat.export.onnx_modules import OPSET, DequantizedWeight, DynamicInput, OnnxEmbedding, OnnxLinear, StaticInput
+from qat.export.onnx.modules import OPSET, DequantizedWeight, DynamicInput, OnnxEmbedding, OnnxLinear, StaticInput
 from qat.fake_quant.base import Layout
 from qat.fake_quant.dynamic import Dynamic
 from qat.fake_quant.fixed import Fixed

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from qat.errors import RunError
-from qat.export.onnx_opset16 import OPSET, TRACED_OPSET, TRANSLATIONS, lower
+from qat.export.onnx.opset16 import OPSET, TRACED_OPSET, TRANSLATIONS, lower
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's exporter uses its own old names
 

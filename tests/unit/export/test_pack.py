@@ -73,3 +73,11 @@ def test_on_meta_only_the_shape_is_made(bits, columns):
 @pytest.mark.parametrize("shape", [(0, 32), (3, 0)])
 def test_nothing_packs_to_nothing(shape):
     assert pack_codes(torch.empty(shape, dtype=torch.int8), 4).shape == (shape[0], shape[1] // 8)
+
+
+@pytest.mark.parametrize("columns", [5, 32, 100])
+@pytest.mark.parametrize("bits", BITS)
+def test_words_own_their_memory_which_is_written_as_it_is(bits, columns):
+    packed = pack_codes(random_codes(bits, 3, columns), bits)
+    assert packed.is_contiguous()
+    assert packed.untyped_storage().nbytes() == packed.nbytes

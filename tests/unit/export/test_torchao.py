@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import random_llama
+from torchao.core.config import config_from_dict
+from torchao.quantization import (
+    FqnToConfig,
+    Int8DynamicActivationInt8WeightConfig,
+    IntxWeightOnlyConfig,
+    PerAxis,
+    PerGroup,
+)
+from torchao.quantization.quant_primitives import MappingType
 from transformers import AutoModelForCausalLM
 
 from qat.checkpoint import QuantizedCheckpoint
@@ -114,9 +125,11 @@ def test_parity_sees_what_was_altered(tmp_path):
     [
         ({"num_bits": 8, "strategy": "tensor", "dynamic": False}, {"strategy": "channel"}, "static activation"),
         (TOKEN, {"strategy": "group", "group_size": 32}, "one scale a channel"),
+        (TOKEN, {"strategy": "channel", "symmetric": False}, "symmetric weights of one scale a channel"),
         ({**TOKEN, "symmetric": False}, {"strategy": "channel"}, "inputs of 8 bits, symmetric"),
+        ({**TOKEN, "num_bits": 4}, {"strategy": "channel"}, "inputs of 8 bits, symmetric"),
     ],
-    ids=["static", "group", "asymmetric"],
+    ids=["static", "group", "asymmetric weights", "asymmetric inputs", "bits of inputs"],
 )
 def test_what_no_tensor_computes_is_refused(inputs, weights, reason):
     with pytest.raises(InputError, match=f"q_proj: .*{reason}.*compressed_tensors"):
@@ -143,3 +156,95 @@ def test_zero_points_of_symmetric_weights_are_0(tmp_path):
     tensors[f"{name}._weight_zero_point"][0, 0] = 1
     with pytest.raises(RunError, match=f"{name}: it has zero points that are not 0"):
         resaved(tmp_path / "out", tensors)[name]
+
+
+def test_conv1d_is_refused():
+    made = frozen(num_bits=4, strategy="channel")
+    name = next(iter(made.weights))
+    made.conv1d = [name]
+    with pytest.raises(InputError, match=f"torchao cannot hold {name}: .* Conv1D, .*export to dequantized or gguf"):
+        TorchaoExporter().takes(made)
+
+
+INTX = [
+    (WEIGHTS[0], torch.int2, PerGroup(32), MappingType.ASYMMETRIC),
+    (WEIGHTS[1], torch.int3, PerAxis(0), MappingType.SYMMETRIC),
+    (WEIGHTS[2], torch.int4, PerGroup(32), MappingType.SYMMETRIC),
+]
+
+
+@pytest.mark.parametrize(("weights", "dtype", "granularity", "mapping"), INTX, ids=["2", "3", "4"])
+def test_the_config_tells_torchao_what_the_tensors_are(weights, dtype, granularity, mapping):
+    values = TorchaoExporter().config(frozen(**weights))["quantization_config"]
+    assert values.keys() == {
+        "quant_method",
+        "quant_type",
+        "modules_to_not_convert",
+        "include_input_output_embeddings",
+        "untie_embedding_weights",
+    }
+    assert values["quant_method"] == "torchao"
+    assert values["modules_to_not_convert"] == ["lm_head", "model.embed_tokens"]  # not the norms: they are no matrices
+    assert (values["include_input_output_embeddings"], values["untie_embedding_weights"]) == (False, False)
+    config = config_from_dict(json.loads(json.dumps(values["quant_type"]["default"])))
+    assert isinstance(config, IntxWeightOnlyConfig)
+    assert (config.weight_dtype, config.granularity, config.mapping_type) == (dtype, granularity, mapping)
+
+
+def test_the_config_of_an_integer_product():
+    values = TorchaoExporter().config(frozen(num_bits=8, strategy="channel", inputs=TOKEN))["quantization_config"]
+    config = config_from_dict(values["quant_type"]["default"])
+    assert isinstance(config, Int8DynamicActivationInt8WeightConfig)
+
+
+def test_the_config_of_several_schemes_names_every_module():
+    groups = {
+        "blocks": {"targets": ["Linear"], "weights": WEIGHTS[2]},
+        "embedding": {"targets": ["Embedding"], "weights": WEIGHTS[1]},
+    }
+    model, scheme = random_llama(), Scheme(groups)
+    prepare(model, scheme)
+    made = QuantizedCheckpoint.freeze(model, scheme)
+    values = TorchaoExporter().config(made)["quantization_config"]
+    config = config_from_dict(json.loads(json.dumps(values["quant_type"]["default"])))
+    assert isinstance(config, FqnToConfig)
+    dtypes = {name: one.weight_dtype for name, one in config.fqn_to_config.items()}
+    assert dtypes == {name: torch.int3 if name == "model.embed_tokens" else torch.int4 for name in made.weights}
+    assert values["include_input_output_embeddings"] is True
+    assert values["modules_to_not_convert"] == ["lm_head"]  # tied to the embedding, which the flag above puts right
+
+
+def written(directory, **weights):
+    made = frozen(**(weights or {"num_bits": 4, "strategy": "group", "group_size": 32}))
+    TorchaoExporter().write(made, directory)
+    return made, next(iter(made.weights)), load_file(directory / "model.safetensors")
+
+
+def test_a_module_without_codes_is_missing(tmp_path):
+    made, name, tensors = written(tmp_path / "out")
+    del tensors[f"{name}._weight_qdata"]
+    assert parity(made, resaved(tmp_path / "out", tensors)).missing == (name,)
+
+
+def test_a_header_that_lacks_a_module_is_named(tmp_path):
+    _, name, tensors = written(tmp_path / "out")
+    metadata = {key: value for key, value in TensorFolder(tmp_path / "out").metadata.items() if key != f"{name}.weight"}
+    save_file(tensors, tmp_path / "out/model.safetensors", metadata=metadata)
+    with pytest.raises(InputError, match=f"headers in .* lack {name}.weight; export again"):
+        TorchaoExporter().read(tmp_path / "out")[name]
+
+
+def test_a_tensor_that_the_header_does_not_explain_is_named(tmp_path):
+    _, name, tensors = written(tmp_path / "out")
+    tensors[f"{name}._weight_more"] = torch.ones(1)
+    with pytest.raises(InputError, match=f"has other tensors of {name} than its header says"):
+        resaved(tmp_path / "out", tensors)[name]
+
+
+@pytest.mark.parametrize("inputs", [None, TOKEN], ids=["intx", "int8"])
+@pytest.mark.parametrize("rest", [torch.float32, torch.bfloat16], ids=str)
+def test_the_tensors_compute_in_the_dtype_of_the_model(tmp_path, rest, inputs):
+    made, exporter = frozen(num_bits=8, strategy="channel", inputs=inputs, rest=rest), TorchaoExporter()
+    exporter.write(made, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert {model.get_submodule(name).weight.dtype for name in made.weights} == {rest}

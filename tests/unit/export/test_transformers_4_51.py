@@ -48,3 +48,49 @@ def test_a_list_of_extra_tokens_gets_its_old_name():
     made = dialect.tokenizer_config({"extra_special_tokens": ["<a>"], "backend": "tokenizers"}, {}, None)
     assert made["additional_special_tokens"] == ["<a>"]
     assert not {"extra_special_tokens", "backend"} & made.keys()
+
+
+@pytest.mark.parametrize("rope_type", ["default", "linear", "dynamic", "llama3", "yarn"])
+@pytest.mark.parametrize("layers", [None, ["full_attention", "full_attention"]])
+def test_what_both_versions_compute_alike_is_taken(rope_type, layers):
+    dialect.check({"model_type": "llama", "rope_parameters": {"rope_type": rope_type}, "layer_types": layers})
+    dialect.check({"model_type": "gpt2"})
+
+
+def test_a_window_in_every_layer_is_refused_too():
+    with pytest.raises(InputError, match="sliding window to all layers or to none"):
+        dialect.check({**LLAMA, "layer_types": ["sliding_attention", "sliding_attention"]})
+
+
+def test_the_config_of_4_51_by_hand():
+    rope = {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}
+    values = {"model_type": "llama", "dtype": "bfloat16", "rope_parameters": rope, "transformers_version": "5.23.0"}
+    made = dialect.config({**values, "use_bidirectional_attention": False, "vocab_size": 100})
+    assert made == {
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.3",
+        "rope_theta": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        "partial_rotary_factor": 0.5,
+        "vocab_size": 100,
+    }
+    assert rope == {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "left as it was"
+
+
+def test_the_tokenizer_config_of_4_51_by_hand():
+    values = {"backend": "tokenizers", "is_local": True, "local_files_only": False, "chat_template": "old"}
+    tokens = {"additional_special_tokens": ["<a>"], "extra_special_tokens": ["<b>"]}
+    made = dialect.tokenizer_config({**values, **tokens, "add_prefix_space": True}, {"pre_tokenizer": None}, "new")
+    assert made == {
+        "additional_special_tokens": ["<a>", "<b>"],
+        "chat_template": "new",
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+
+
+def test_without_a_tokenizer_json_the_class_and_its_options_stay():
+    values = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "clean_up_tokenization_spaces": True}
+    values["chat_template"] = "own"
+    assert dialect.tokenizer_config(values, None, None) == values

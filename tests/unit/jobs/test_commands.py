@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import error_of, metrics
 
 from qat.cli.main import main
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.jobs.stages import exports as export_stage
 from qat.models import hf
 from qat.models.save import save_float
 
@@ -46,17 +46,6 @@ def finished(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run to work on."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-def metrics(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / name).read_text())
-    return found
-
-
 def without_clock(found: dict[str, Any]) -> dict[str, Any]:
     """Metrics without what depends on the time of day: how fast the engines were."""
     for export in found["exports"].values():
@@ -64,13 +53,6 @@ def without_clock(found: dict[str, Any]) -> dict[str, Any]:
             for key in ("prompt_tokens_per_second", "generated_tokens_per_second", "peak_memory_bytes"):
                 assert engine.pop(key) is None or engine["status"] == "ok"
     return found
-
-
-def error_of(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == code
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -114,7 +96,7 @@ def test_a_run_without_its_last_stages_goes_on_from_there(run: Path) -> None:
 
 
 def test_a_resumed_run_keeps_the_dtype_of_the_rest(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = error_of(capsys, 2, "run", f"resume={run}", "rest_dtype=float16")
+    line = error_of(capsys, "run", f"resume={run}", "rest_dtype=float16")
     assert "rest_dtype=float16 but" in line
     assert "was started with auto" in line
 
@@ -176,18 +158,9 @@ def test_evaluate_leaves_the_metrics_of_a_run_alone(run: Path) -> None:
     assert metrics(run, "evaluate.json")["qat"]["loss"] == metrics(run)["qat"]["loss"]
 
 
-def test_validate_finds_a_changed_code(
-    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parity = export_stage.parity
-
-    def changed(checkpoint: Any, read: Any, activations: bool) -> Any:
-        read = dict(read)
-        next(iter(read.values())).weight.codes[0, 0] ^= 1
-        return parity(checkpoint, read, activations)
-
-    monkeypatch.setattr(export_stage, "parity", changed)
-    line = error_of(capsys, 1, "validate", f"run={run}")
+@pytest.mark.usefixtures("one_code_differs")
+def test_validate_finds_a_changed_code(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(capsys, "validate", f"run={run}", code=1)
     assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
     assert metrics(run)["exports"]["compressed_tensors"]["mismatched_codes"] == 1
 
@@ -197,7 +170,7 @@ def test_an_export_that_exists_is_replaced_only_when_that_is_asked_for(
 ) -> None:
     mark = run / "exports" / "compressed_tensors" / "mark"
     mark.write_text("old")
-    line = error_of(capsys, 2, "export", f"run={run}")
+    line = error_of(capsys, "export", f"run={run}")
     assert line.endswith(f"{mark.parent} exists already; replace it with overwrite=true")
     assert mark.is_file()
     assert metrics(run)["exports"]
@@ -228,7 +201,7 @@ def test_an_export_that_cannot_be_read_is_a_problem_of_its_own(run: Path, capsys
     assert set(metrics(run)["exports"]) == {"compressed_tensors", "dequantized"}
     damaged = run / "exports" / "compressed_tensors"
     (damaged / "config.json").unlink()
-    line = error_of(capsys, 1, "validate", f"run={run}")
+    line = error_of(capsys, "validate", f"run={run}", code=1)
     assert f"export compressed_tensors cannot be read: {damaged}" in line
     assert line.endswith(f"do not use {damaged}")
     found = metrics(run)["exports"]
@@ -249,7 +222,7 @@ def test_validate_checks_every_export_in_the_folder(run: Path, capsys: pytest.Ca
     shutil.rmtree(run / "exports" / "compressed_tensors")
     assert main(["validate", f"run={run}", "engine=[]"]) == 0
     assert metrics(run)["exports"]["dequantized"]["engines"] == {}
-    assert "does not exist" in error_of(capsys, 2, "validate", f"run={run}", "export=compressed_tensors")
+    assert "does not exist" in error_of(capsys, "validate", f"run={run}", "export=compressed_tensors")
 
 
 def test_an_engine_that_is_not_there_fails_nothing_and_passes_nothing(
@@ -265,7 +238,7 @@ def test_an_engine_that_is_not_there_fails_nothing_and_passes_nothing(
 def test_an_engine_that_fails_fails_the_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / "exports" / "compressed_tensors" / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"no_such_model"'))
-    line = error_of(capsys, 1, "validate", f"run={run}")
+    line = error_of(capsys, "validate", f"run={run}", code=1)
     assert "export compressed_tensors fails in transformers: transformers cannot load" in line
     assert metrics(run)["exports"]["compressed_tensors"]["engines"]["transformers"]["status"] == "failed"
 
@@ -273,7 +246,7 @@ def test_an_engine_that_fails_fails_the_command(run: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("command", ["run", "validate", "ptq"])
 def test_overwrite_is_for_export(run: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     words = [f"run={run}"] if command == "validate" else []
-    line = error_of(capsys, 2, command, *words, "overwrite=true")
+    line = error_of(capsys, command, *words, "overwrite=true")
     assert line.endswith(f"overwrite=true is not for qat {command}, but for qat export")
 
 
@@ -302,7 +275,7 @@ def test_a_damaged_checkpoint_is_named_by_its_file_and_nothing_changes(
     damage(run / "quantized" / file)
     before = files(run)
     for command, words in (("export", ["overwrite=true"]), ("validate", []), ("evaluate", [])):
-        assert f"{run / 'quantized' / file} {what}" in error_of(capsys, 2, command, f"run={run}", *words)
+        assert f"{run / 'quantized' / file} {what}" in error_of(capsys, command, f"run={run}", *words)
     assert files(run) == before
 
 
@@ -311,7 +284,7 @@ def test_a_format_that_cannot_hold_the_scheme_is_refused_before_anything_is_writ
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     words = [*small, "scheme=w4a16_g32_asym", "export=[compressed_tensors,gguf]", f"run_dir={tmp_path / 'run'}"]
-    line = error_of(capsys, 2, command, *words)
+    line = error_of(capsys, command, *words)
     assert "error: export gguf: " in line
     assert "; formats that take it: " in line
     assert not (tmp_path / "run").exists()
@@ -320,7 +293,7 @@ def test_a_format_that_cannot_hold_the_scheme_is_refused_before_anything_is_writ
 def test_export_asks_every_format_before_it_writes_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(run)
     words = ["export=[compressed_tensors,gguf]", "overwrite=true"]
-    assert "error: export gguf: " in error_of(capsys, 2, "export", f"run={run}", *words)
+    assert "error: export gguf: " in error_of(capsys, "export", f"run={run}", *words)
     assert files(run) == before
 
 
@@ -351,7 +324,7 @@ def test_bad_input_writes_nothing(
     words: list[str],
     message: str,
 ) -> None:
-    assert message in error_of(capsys, 2, command, *small, *words, f"run_dir={tmp_path / 'run'}")
+    assert message in error_of(capsys, command, *small, *words, f"run_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
 
@@ -360,7 +333,7 @@ def test_a_missed_promise_fails_the_run_after_everything_is_written(
 ) -> None:
     folder = tmp_path / "run"
     words = ["+expect.qat.loss.max=0.5", "export=[]", f"run_dir={folder}"]
-    line = error_of(capsys, 1, "run", *small, *words)
+    line = error_of(capsys, "run", *small, *words, code=1)
     assert line.startswith("qat: error: the result is not what the recipe promises: qat.loss is ")
     assert line.endswith(", promised is at most 0.5")
     assert metrics(folder)["qat"]["loss"] > 0.5

@@ -82,6 +82,10 @@ class Fake(Engine):
         logits[..., 0] += self.added
         return logits.log_softmax(-1) if self.normalised else logits
 
+    def weight(self, module: str) -> Tensor | None:
+        found: Tensor = self.model.get_submodule(module).weight
+        return found.detach()
+
     def continue_greedily(self, prompt: list[int], new_tokens: int) -> list[int]:
         self.asked.append((len(prompt), new_tokens))
         ids = list(prompt)
@@ -95,6 +99,27 @@ def measured(checkpoint: QuantizedCheckpoint, **changes: Any) -> Any:
     result = measure(engine, Path("export"), expected_of(checkpoint))
     assert engine.closed == (engine.absent is None)
     return result
+
+
+def test_weights_are_counted_by_the_engines_own_account() -> None:
+    checkpoint = frozen()
+    assert measured(checkpoint).weights_different == 0
+    assert measured(checkpoint, weight=lambda _: None).weights_different is None
+
+    def other(module: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        weight = checkpoint.weights[module].grid.value().to(dtype)
+        if module.endswith("layers.1.mlp.up_proj"):
+            weight[0, :3] += 1
+        return weight
+
+    wrong = measured(checkpoint, weight=other)
+    assert (wrong.status, wrong.weights_different) == ("failed", 3)
+    assert wrong.reason == "fake 1.0 computes with 3 weights that differ from the quantized checkpoint's; none may"
+    half = measured(checkpoint, dtype="float16", weight=lambda module: other(module, torch.float16))
+    assert half.weights_different == 3, "compared in the engine's own dtype"
+    assert half.status == "ok", "in 16 bits an engine may round the scale first"
+    rounded = measured(checkpoint, weight=lambda module: other(module) * (1 + 2**-23))
+    assert rounded.weights_different > 1000, "one bit is a difference"
 
 
 def test_the_trained_model_itself_differs_in_nothing() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support import error_of, metrics
 
 from qat.cli.main import main
 from qat.jobs.stages import exports as export_stage
@@ -32,56 +31,29 @@ def llama(small: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made_by_ptq(llama: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(llama: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "ptq"
     assert main(["ptq", *llama, "ptq=rtn_mse", f"run_dir={folder}"]) == 0
     return folder
 
 
-@pytest.fixture
-def run(made_by_ptq: Path, tmp_path: Path) -> Path:
-    """A copy of the PTQ run to work on."""
-    return Path(shutil.copytree(made_by_ptq, tmp_path / "run"))
-
-
-def metrics(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / name).read_text())
-    return found
-
-
-def error_of(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
-    try:
-        found: object = main(list(words))
-    except SystemExit as stop:
-        found = stop.code
-    assert found == code
-    return capsys.readouterr().err.strip().splitlines()[-1]
-
-
-def test_ptq_writes_and_validates_its_exports(made_by_ptq: Path) -> None:
-    found = metrics(made_by_ptq)
+def test_ptq_writes_and_validates_its_exports(finished: Path) -> None:
+    found = metrics(finished)
     export = found["exports"]["compressed_tensors"]
     assert (export["mismatched_codes"], export["mismatched_scales"], export["mismatched_zero_points"]) == (0, 0, 0)
     assert export["max_logit_difference"] <= 1e-4
     assert export["loss"] == pytest.approx(found["ptq"]["rtn_mse"]["loss"], rel=1e-5)
     assert export["engine"].startswith("transformers ")
     assert found["ptq"]["rtn_mse"]["of"] == "base"
-    assert (made_by_ptq / "exports" / "compressed_tensors" / "config.json").is_file()
-    assert (made_by_ptq / "quantized" / "manifest.json").is_file()
+    assert (finished / "exports" / "compressed_tensors" / "config.json").is_file()
+    assert (finished / "quantized" / "manifest.json").is_file()
 
 
+@pytest.mark.usefixtures("one_code_differs")
 def test_ptq_fails_when_an_export_is_not_the_checkpoint(
-    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parity = export_stage.parity
-
-    def changed(checkpoint: Any, modules: Any, *rest: Any) -> Any:
-        modules = dict(modules)
-        next(iter(modules.values())).weight.codes[0, 0] ^= 1
-        return parity(checkpoint, modules, *rest)
-
-    monkeypatch.setattr(export_stage, "parity", changed)
-    line = error_of(capsys, 1, "ptq", *llama, f"run_dir={tmp_path / 'run'}")
+    line = error_of(capsys, "ptq", *llama, f"run_dir={tmp_path / 'run'}", code=1)
     assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
     assert metrics(tmp_path / "run")["exports"]["compressed_tensors"]["mismatched_codes"] == 1
 
@@ -94,7 +66,7 @@ def test_a_ptq_on_a_full_disk_leaves_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(export_stage, stage, full)
-    assert "no disk space left" in error_of(capsys, 2, "ptq", *llama, f"run_dir={tmp_path / 'run'}")
+    assert "no disk space left" in error_of(capsys, "ptq", *llama, f"run_dir={tmp_path / 'run'}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,7 +75,7 @@ def test_gpt2_is_quantized_without_an_export(
     small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     words = [*small, "model.architecture={model_type: gpt2}", f"run_dir={tmp_path / 'run'}"]
-    line = error_of(capsys, 2, command, *words)
+    line = error_of(capsys, command, *words)
     assert "Conv1D" in line
     assert "run without an export: export=[]" in line
     assert not (tmp_path / "run").exists()
@@ -148,7 +120,7 @@ def test_a_float_training_has_no_quantized_model(
     folder = tmp_path / "float"
     assert main(["train", *llama, "~scheme", f"run_dir={folder}"]) == 0
     for command in ("evaluate", "validate", "export"):
-        line = error_of(capsys, 2, command, f"run={folder}")
+        line = error_of(capsys, command, f"run={folder}")
         assert line.endswith(f"score its float model with: qat evaluate model=hf model.path={folder / 'model'}")
 
 
@@ -156,10 +128,10 @@ def test_a_float_training_has_no_quantized_model(
 def test_another_model_is_not_compared_with_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    line = error_of(capsys, 2, command, f"run={run}", "model.architecture={model_type: mistral}")
+    line = error_of(capsys, command, f"run={run}", "model.architecture={model_type: mistral}")
     assert f"is not the model that {run} quantized: its model_type is mistral, there it is llama" in line
     assert not (run / "evaluate.json").exists()
 
 
 def test_validate_needs_an_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no export is picked" in error_of(capsys, 2, "validate", f"run={run}", "export=[]")
+    assert "no export is picked" in error_of(capsys, "validate", f"run={run}", "export=[]")

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from support import copy_tokenizer, random_llama
+from support import copy_tokenizer, error_of, random_llama
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.cli.main import main
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.jobs.stages import exports as export_stage
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +33,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(model: Path, tmp_path: Path) -> list[str]:
     return ["ptq", "model=hf", f"model.path={model}", "stream=true", f"run_dir={tmp_path / 'run'}"]
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == code
-    return capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def names(folder: Path) -> list[str]:
@@ -114,17 +106,8 @@ def test_a_finished_run_is_only_checked_again(
     assert main(["ptq", f"resume={tmp_path / 'run'}"]) == 0
 
 
-def test_an_export_that_differs_fails_the_run(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parity = export_stage.parity
-
-    def changed(checkpoint: Any, read: Any, activations: bool) -> Any:
-        read = dict(read)
-        next(iter(read.values())).weight.codes[0, 0] ^= 1
-        return parity(checkpoint, read, activations)
-
-    monkeypatch.setattr(export_stage, "parity", changed)
+@pytest.mark.usefixtures("one_code_differs")
+def test_an_export_that_differs_fails_the_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     line = error_of(capsys, *words, code=1)
     assert "export compressed_tensors is not the quantized checkpoint: 1 codes" in line
 

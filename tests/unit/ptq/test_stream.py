@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,16 @@ from qat.evaluate.parity import parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.fake_quant import FakeQuantizer
 from qat.models import hf
+from qat.models.skeleton import Skeleton
 from qat.observers.minmax import MinMax
 from qat.observers.mse import MSE
 from qat.prepare import prepare
 from qat.ptq import stream as stream_module
 from qat.ptq.base import PTQ
 from qat.ptq.rtn import RTN
-from qat.ptq.stream import stream
+from qat.ptq.stream import ReadAhead, stream
 from qat.scheme import Scheme, preset
+from qat.tensor_files import blocks
 
 CHANNEL = {"num_bits": 4, "strategy": "channel"}
 MIXED = Scheme(
@@ -40,8 +43,10 @@ ENDS = Scheme({"ends": {"targets": ["Embedding"], "weights": CHANNEL}})
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that even the weights of these models are cut, into pieces of unequal size."""
+    """So that even the tensors of these models are cut, into pieces of unequal size, and mapped more than once."""
     monkeypatch.setattr(stream_module, "_CHUNK", 700)
+    monkeypatch.setattr(stream_module, "_MAPPED", 2)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
 
 
 def saved(model: PreTrainedModel, folder: Path, dtype: torch.dtype = torch.bfloat16, shard: str = "40KB") -> Path:
@@ -77,6 +82,9 @@ def assert_same(streamed: QuantizedCheckpoint, frozen: QuantizedCheckpoint) -> N
     for name, tensor in frozen.rest.items():
         assert streamed.rest[name].dtype == tensor.dtype
         assert torch.equal(streamed.rest[name], tensor), name
+        assert torch.equal(torch.cat([*streamed.rest_blocks(name)]), tensor), name
+        layout = streamed.rest_layout[name]
+        assert (layout.shape, layout.dtype, layout.is_meta) == (tensor.shape, tensor.dtype, True)
     for what in ("scheme", "config", "task", "tied", "conv1d", "generation_config", "nbytes"):
         assert getattr(streamed, what) == getattr(frozen, what), what
 
@@ -153,6 +161,27 @@ def test_what_is_streamed_is_saved_and_exported(tmp_path: Path) -> None:
     exporter.write(checkpoint, tmp_path / "export")
     assert parity(loaded, exporter.read(tmp_path / "export")).exact
     assert len([*(tmp_path / "export").glob("model-*.safetensors")]) > 2
+
+
+def test_planning_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = stream(saved(random_llama(), tmp_path / "model"), preset("w4a16_g32"), RTN(MinMax()), torch.float16)
+    exporter = CompressedTensorsExporter()
+    monkeypatch.setattr(Skeleton, "read", lambda _, name: pytest.fail(f"{name} was read"))
+    assert exporter.weight_bytes(checkpoint) > 0 and checkpoint.nbytes > 0
+    assert exporter.config(checkpoint)["dtype"] == "float16"
+
+
+def test_a_large_weight_is_not_quantized_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only weights of at most ``_AHEAD`` numbers: here those of attention, and not those of the MLP."""
+    monkeypatch.setattr(stream_module, "_AHEAD", 64 * 64)
+    weights = stream(saved(random_llama(), tmp_path / "model"), preset("w4a16_g32"), RTN(MinMax())).weights
+    assert isinstance(weights, ReadAhead)
+    ahead = {}
+    for name, following in pairwise(weights):
+        assert weights[name].grid.codes.dtype == torch.int8
+        ahead[following] = weights._ahead is not None
+    assert ahead == {name: weights[name].shape.numel() <= 64 * 64 for name in ahead}
+    assert {*ahead.values()} == {True, False}
 
 
 def test_grids_are_right_in_any_order(tmp_path: Path) -> None:

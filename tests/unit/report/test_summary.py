@@ -39,6 +39,7 @@ FULL = Metrics(
                 "transformers": EngineResult(
                     status="ok",
                     description="transformers 5.23.0",
+                    weights_different=0,
                     max_logit_difference=1.2e-6,
                     perplexity=6.1,
                     greedy_tokens_equal=(80, 80),
@@ -75,8 +76,8 @@ def test_every_row_and_number_fits_80_columns():
     assert row(text, "PTQ awq (tuned)") == ["8.9000", "7,332", "x1,222", "10.0%", "5.1100", "901", "kB"]
     assert row(text, "QAT") == ["1.8083", "6.100", "+1.67%", "90.0%", "0.0300", "901", "kB"]
     assert row(text, "compressed_tensors") == ["5", "912", "kB"]
-    assert row(text, "transformers ") == ["1.2e-06", "6.100", "80/80", "23.5k", "850", "1.21", "GB"]
-    assert row(text, "transformers_4_51") == row(text, "vllm") == ["-"] * 6
+    assert row(text, "transformers ") == ["0", "1.2e-06", "6.100", "80/80", "23.5k", "850", "1.21", "GB"]
+    assert row(text, "transformers_4_51") == row(text, "vllm") == ["-"] * 7
     assert row(text, "gguf") == ["0", "5", "B"]
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 80

@@ -10,8 +10,8 @@ import pytest
 from qat.config.compose import choices
 from qat.errors import InputError
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.report.matrix import Row
-from qat.report.metrics import ExportResult
+from qat.report.matrix.records import Row
+from qat.report.metrics import EngineResult, ExportResult
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "engine_matrix.py"
 HELD = ExportResult(bytes=1, tensors=1, mismatched_codes=0, mismatched_scales=0)
@@ -39,10 +39,10 @@ def matrixed(script: ModuleType, place: Path, error: Exception | None = None):
         def __init__(self) -> None:
             self.place = place
 
-        def _checkpoint(self, scheme: str, changes: object) -> tuple[None, None, None]:
+        def _quantized(self, scheme: str, changes: object) -> tuple[None, None]:
             if error is not None:
                 raise error
-            return None, None, None
+            return None, None
 
     return Fake()
 
@@ -73,6 +73,14 @@ def test_a_refusal_that_is_not_written_down_is_a_problem(script: ModuleType) -> 
     gone = Row(scheme="w8a8", format="gptq", result=HELD)
     (problem,) = script.unexpected([gone])
     assert problem.startswith("w8a8 in gptq: held, though REFUSED")
+
+
+def test_a_row_is_told_in_one_line_when_it_is_done(script: ModuleType) -> None:
+    engines = {"vllm": EngineResult(status="not_available", reason="no kernel"), "torchao": EngineResult(status="ok")}
+    held = Row(scheme="w8a8", format="x", result=HELD.model_copy(update={"engines": engines}))
+    assert script.progress(held) == "w8a8 in x: 0 numbers differ; vllm not available, torchao ok"
+    assert script.progress(Row(scheme="w8a8", format="x", result=HELD)) == "w8a8 in x: 0 numbers differ; no engine"
+    assert script.progress(Row(scheme="w8a8", format="x", refused="no")) == "w8a8 in x: refused: no"
 
 
 def test_what_is_written_down_exists(script: ModuleType) -> None:

@@ -55,13 +55,18 @@ def test_every_environment_then_the_matrix_then_the_demo(copy: Path) -> None:
 def test_one_that_cannot_be_made_stops_nothing_else(copy: Path) -> None:
     result = run(copy, broken="llama_cpp")
     assert (result.returncode, result.stdout) == (1, "matrix\ndemo\n"), result.stderr
-    assert "no such wheel" in result.stderr
-    assert "could not be made: llama_cpp (" in result.stderr
+    assert "no such wheel\nllama_cpp: could not be made; the error is above\n" in result.stderr
+    assert result.stderr.endswith(
+        "could not be made: llama_cpp; see the error of one again with: scripts/engines.sh <name>\n"
+    )
     assert made(copy) == {"vllm", "transformers_4_51", "gptqmodel"}
 
 
 def test_a_name_makes_that_one_only(copy: Path) -> None:
-    assert (run(copy, "vllm").returncode, made(copy)) == (0, {"vllm"})
+    for said in (["vllm: making", "vllm: ready in"], ["vllm: ready in"]):
+        result = run(copy, "vllm")
+        assert (result.returncode, made(copy)) == (0, {"vllm"})
+        assert [line.partition(f" {copy}")[0] for line in result.stderr.splitlines()] == said
     result = run(copy, "vlllm")
     assert result.returncode == 2
     assert "there is no engine 'vlllm'" in result.stderr

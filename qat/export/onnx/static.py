@@ -14,15 +14,15 @@ from torch import nn
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
-from qat.export import onnx_opset16
 from qat.export.exactness import SIGNIFICAND_BITS, name_misfits, value_bits
-from qat.export.onnx_trace import trace
+from qat.export.onnx import opset16
+from qat.export.onnx.trace import trace
 from qat.restore import restore
 
 _INTEGERS = "export integers with export.onnx.static=false"
 
 
-def check(checkpoint: QuantizedCheckpoint, sequence: int) -> None:
+def check_checkpoint(checkpoint: QuantizedCheckpoint, sequence: int) -> None:
     """Return if a static graph can hold ``checkpoint``, as far as its scheme tells.
 
     Raises:
@@ -60,12 +60,12 @@ def static_graph(checkpoint: QuantizedCheckpoint, batch: int, sequence: int) -> 
     _prove(model, checkpoint)
     for parameter in model.parameters():  # not `model.half()`: rotary frequencies are buffers that stay float32
         parameter.data = parameter.data.half()
-    graph = trace(model, checkpoint.task, onnx_opset16.TRACED_OPSET, (batch, sequence), onnx_opset16.TRANSLATIONS)
-    onnx_opset16.lower(graph)
+    graph = trace(model, checkpoint.task, opset16.TRACED_OPSET, (batch, sequence), opset16.TRANSLATIONS)
+    opset16.lower(graph)
     return graph
 
 
-def check_static(model: onnx.ModelProto) -> None:
+def check_graph(model: onnx.ModelProto) -> None:
     """Check that every dimension of every tensor is a number of at least 1.
 
     Raises:

@@ -9,7 +9,7 @@ The default graph has opset 21 and free batch and sequence:
 - everything else computes in float32; no key-value cache: ``input_ids`` to ``logits``, or for masked and encoder models
   ``input_ids`` and ``attention_mask`` to ``logits`` or ``last_hidden_state``.
 
-``static: true`` is for compilers of fixed shapes, see :mod:`qat.export.onnx_static`; not compiled by Groq's compiler.
+``static: true`` is for compilers of fixed shapes, see :mod:`qat.export.onnx.static`; not compiled by Groq's compiler.
 
 Needs the extra ``onnx``. torch traces the whole model, in float32, so it must fit in memory.
 """
@@ -33,11 +33,14 @@ except ModuleNotFoundError as error:
     raise InputError(f"export=onnx needs the package {error.name}: pip install 'qat[onnx]'") from error
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.export import onnx_file, onnx_read, onnx_static
 from qat.export.base import Exporter
 from qat.export.folder import CONFIG
-from qat.export.onnx_modules import OPSET, integer_model
-from qat.export.onnx_trace import trace
+from qat.export.onnx.file import is_narrow, narrow, save
+from qat.export.onnx.modules import OPSET, integer_model
+from qat.export.onnx.read import load, read_module
+from qat.export.onnx.static import check_checkpoint, check_graph, static_graph
+from qat.export.onnx.trace import trace
+from qat.export.onnx.traceable import check_traceable
 from qat.grid import group_count
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 
@@ -67,9 +70,13 @@ class OnnxExporter(Exporter):
                 raise InputError(f"export.onnx.{name} is {size}; it must be at least 1")
 
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
-        """See the base class; ONNX holds every weight grid, and of static activations those of 8 bits."""
+        """See the base class; ONNX holds every weight grid, and of static activations those of 8 bits.
+
+        Costs a second or two for a model not seen before, see :mod:`qat.export.onnx.traceable`.
+        """
         if self.static:
-            onnx_static.check(checkpoint, self.sequence)
+            check_checkpoint(checkpoint, self.sequence)
+            check_traceable(checkpoint.config, checkpoint.task, (self.batch, self.sequence))
             return
         for name, entry in checkpoint.weights.items():
             inputs = entry.scheme.input_activations
@@ -78,6 +85,7 @@ class OnnxExporter(Exporter):
                     f"onnx holds static input activations of 8 bits, and those of {name} have {inputs.num_bits}; "
                     "set num_bits: 8 or dynamic: true, or export to compressed_tensors"
                 )
+        check_traceable(checkpoint.config, checkpoint.task)
 
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
         """Write ``config.json`` and the graph."""
@@ -86,18 +94,18 @@ class OnnxExporter(Exporter):
         read = {name: replace(entry, numbers=entry.grid) for name, entry in checkpoint.weights.items()}
         checkpoint = replace(checkpoint, weights=read)  # the graph holds all of them: make each once
         if self.static:
-            graph = onnx_static.static_graph(checkpoint, self.batch, self.sequence)
+            graph = static_graph(checkpoint, self.batch, self.sequence)
         else:
             graph = trace(integer_model(checkpoint), checkpoint.task, OPSET)
-            onnx_file.narrow(graph, checkpoint)
-        path = onnx_file.save(graph, checkpoint, directory, self.weight_bytes(checkpoint))
+            narrow(graph, checkpoint)
+        path = save(graph, checkpoint, directory, self.weight_bytes(checkpoint))
         if self.static:
-            onnx_static.check_static(onnx.load(path, load_external_data=False))
+            check_graph(onnx.load(path, load_external_data=False))
 
     def weight_bytes(self, checkpoint: QuantizedCheckpoint) -> int:
         """Bytes of all tensors as they will lie in the file."""
         rest = checkpoint.rest.values()
-        numbers = sum(t.numel() * (2 if self.static or onnx_file.is_narrow(t) else 4) for t in rest)
+        numbers = sum(t.numel() * (2 if self.static or is_narrow(t) else 4) for t in rest)
         return numbers + sum(self._entry_bytes(entry) for entry in checkpoint.weights.values())
 
     def read(self, directory: Path) -> Mapping[str, ReadModule]:
@@ -107,8 +115,8 @@ class OnnxExporter(Exporter):
             InputError: a file that is missing or damaged.
             RunError: at access: onnx's reference implementation computes other values than the file's integers have.
         """
-        graph, modules = onnx_read.load(Path(directory))
-        return Lazy({name: partial(onnx_read.read_module, graph, name, about) for name, about in modules.items()})
+        graph, modules = load(Path(directory))
+        return Lazy({name: partial(read_module, graph, name, about) for name, about in modules.items()})
 
     def _entry_bytes(self, entry: QuantizedWeight) -> int:
         numel = math.prod(entry.shape)

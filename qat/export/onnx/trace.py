@@ -17,23 +17,46 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from qat.errors import RunError
-from qat.export.onnx_names import ATTENTION_MASK, INPUT_IDS
+from qat.export.onnx.names import ATTENTION_MASK, INPUT_IDS
 
 _PREFIX = "model."
 
 
-class _Graph(nn.Module):
-    """The tensors ``outputs`` of what a transformers model returns. No cache."""
+class Graph(nn.Module):
+    """A transformers model as a function of tensors: ``input_ids`` (and ``attention_mask``, unless it is causal) to
+    ``logits`` or ``last_hidden_state`` and, where the encoder has one, ``pooler_output``.
 
-    def __init__(self, model: nn.Module, outputs: list[str]) -> None:
+    Args:
+        model: its cache is turned off.
+        task: decides inputs and outputs.
+    """
+
+    def __init__(self, model: nn.Module, task: str) -> None:
         super().__init__()
         self.model = model
-        self.outputs = outputs
+        self.inputs = [INPUT_IDS] if task == "causal_lm" else [INPUT_IDS, ATTENTION_MASK]
+        self.outputs = ["last_hidden_state"] if task == "encoder" else ["logits"]
+        if task == "encoder" and getattr(model, "pooler", None) is not None:
+            self.outputs.append("pooler_output")
+        model.config.use_cache = False  # type: ignore[union-attr]
+        self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The tensors ``outputs`` of what the model returns."""
         masks = {} if attention_mask is None else {ATTENTION_MASK: attention_mask}
         result = self.model(input_ids=input_ids, **masks)
         return tuple(getattr(result, name) for name in self.outputs)
+
+    def example(self, static: tuple[int, int] | None, device: str = "cpu") -> tuple[Tensor, ...]:
+        """Inputs to trace with: int32 of the sizes ``static``, or int64 of sizes that stand for any."""
+        sizes = static or (2, 8)  # a dimension of 1 would be taken for a constant
+        ids = torch.zeros(sizes, dtype=torch.int64 if static is None else torch.int32, device=device)
+        return (ids, *(torch.ones_like(ids) for _ in self.inputs[1:]))
+
+    def free(self, static: tuple[int, int] | None) -> dict[str, dict[int, Dim]] | None:
+        """The free dimensions of the inputs, as torch.export wants them."""
+        both = {0: Dim("batch"), 1: Dim("sequence")}
+        return None if static else dict.fromkeys(self.inputs, both)
 
 
 @torch.no_grad()
@@ -44,13 +67,12 @@ def trace(
     static: tuple[int, int] | None = None,
     translations: dict[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> ir.Model:
-    """Trace ``model``: ``input_ids`` (and ``attention_mask``, unless it is causal) to ``logits`` or
-    ``last_hidden_state`` and, where the encoder has one, ``pooler_output``. Initializers have the names of the model's
-    parameters and buffers; a shared one has its first name.
+    """Trace ``model`` as :class:`Graph` calls it. Initializers have the names of the model's parameters and buffers; a
+    shared one has its first name.
 
     Args:
-        model: a transformers model in evaluation mode; its cache is turned off.
-        task: decides inputs and output.
+        model: a transformers model.
+        task: decides inputs and outputs.
         opset: of the graph, at least 18, which is the exporter's own.
         static: batch and sequence of a graph of fixed shapes with int32 inputs; None: int64, both are free.
         translations: torch operator -> onnxscript function to write it with.
@@ -58,25 +80,18 @@ def trace(
     Raises:
         RunError: torch cannot trace the model, with its reason.
     """
-    batch, sequence = static or (2, 8)  # a dimension of 1 would be taken for a constant
-    ids = torch.zeros((batch, sequence), dtype=torch.int64 if static is None else torch.int32)
-    names = [INPUT_IDS] if task == "causal_lm" else [INPUT_IDS, ATTENTION_MASK]
-    outputs = ["last_hidden_state"] if task == "encoder" else ["logits"]
-    if task == "encoder" and getattr(model, "pooler", None) is not None:
-        outputs.append("pooler_output")
-    free = {0: Dim("batch"), 1: Dim("sequence")}
-    model.config.use_cache = False  # type: ignore[union-attr]
+    graph = Graph(model, task)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
-                _Graph(model, outputs).eval(),
-                (ids, *(torch.ones_like(ids) for _ in names[1:])),
+                graph,
+                graph.example(static),
                 dynamo=True,
                 optimize=False,  # it would merge equal tensors and fold small weights to floats
                 opset_version=opset,
-                input_names=names,
-                output_names=outputs,
-                dynamic_shapes=None if static else dict.fromkeys(names, free),
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                dynamic_shapes=graph.free(static),
                 custom_translation_table=translations,
             )
             assert program is not None
@@ -84,13 +99,19 @@ def trace(
             RemoveUnusedNodesPass()(program.model)
             ClearMetadataAndDocStringPass()(program.model)  # a stack trace a node: more bytes than small weights
     except Exception as error:  # the exporter's own types and those of everything it traces
-        line = str(error).strip().split("\n")[0]
-        raise RunError(f"torch cannot trace {type(model).__name__} to ONNX: {line}") from error
+        raise RunError(f"torch cannot trace {type(model).__name__} to ONNX: {cause(error)}") from error
     first_names = _first_names(model)
     for value in list(program.model.graph.initializers.values()):
         name = str(value.name).removeprefix(_PREFIX)
         value.name = first_names.get(name, name)
     return program.model
+
+
+def cause(error: BaseException) -> str:
+    """The first line of the error that began it all; those around it only say at which step it happened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0]
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -106,7 +127,7 @@ def _keep_parameters(node: ir.Node) -> bool | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the exporter's prints, warnings and logs; errors are exceptions and pass."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

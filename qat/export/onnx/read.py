@@ -19,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from qat.errors import InputError, RunError
-from qat.export.onnx_modules import OPSET
-from qat.export.onnx_names import CODES, DATA, FORMAT_VERSION, METADATA, MODEL, SCALE, ZERO_POINT
+from qat.export.onnx.modules import OPSET
+from qat.export.onnx.names import CODES, DATA, FORMAT_VERSION, METADATA, MODEL, SCALE, ZERO_POINT
 from qat.grid import Grid
 from qat.quantized import ReadModule
 

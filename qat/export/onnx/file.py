@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import RunError
-from qat.export.onnx_names import CODES, DATA, FORMAT_VERSION, METADATA, MODEL, ZERO_POINT
+from qat.export.onnx.names import CODES, DATA, FORMAT_VERSION, METADATA, MODEL, ZERO_POINT
 from qat.quantized import QuantizedWeight
 
 ONE_FILE = 1_500_000_000

@@ -22,7 +22,7 @@ from torch.onnx.ops import symbolic
 
 from qat import grid
 from qat.checkpoint import QuantizedCheckpoint
-from qat.export.onnx_names import CODES, SCALE, ZERO_POINT
+from qat.export.onnx.names import CODES, SCALE, ZERO_POINT
 from qat.fake_quant import FakeQuantizer
 from qat.grid import Grid
 from qat.quantized import QuantizedWeight
