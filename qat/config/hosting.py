@@ -21,7 +21,7 @@ class DeployConfig:
 
     # The finished run folder whose export is hosted.
     run: str | None = None
-    # In place of `run`: a folder to check or push as it lies, whoever made it.
+    # In place of `run`: a folder to check or push as it lies, whoever made it; or where to write what needs no run.
     folder: str | None = None
     target: Any = None
     # prepare: write what the host takes and check it; preflight: check it again; push: bring it there; delete: remove

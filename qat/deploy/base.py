@@ -12,6 +12,9 @@ from rich.console import Console
 from qat.checkpoint import QuantizedCheckpoint
 from qat.deploy.checks import Preflight
 
+PUSHED = "pushed.json"
+"""What :meth:`Target.push` made in the cloud, beside what was pushed."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,9 +47,23 @@ class Target(ABC):
     name: ClassVar[str]
     """As its config is called."""
 
+    @property
+    def needs_run(self) -> bool:
+        """Whether :meth:`prepare` writes from a finished run; False of what was made elsewhere."""
+        return True
+
+    @property
+    def pushes(self) -> bool:
+        """Whether there is a place to push to."""
+        return True
+
     @abstractmethod
-    def prepare(self, source: Source, folder: Path) -> None:
+    def prepare(self, source: Source | None, folder: Path) -> None:
         """Write what the host takes into ``folder``, which exists and is empty; the caller publishes it.
+
+        Args:
+            source: the finished run; None only where :attr:`needs_run` is False.
+            folder: where to.
 
         Raises:
             InputError: the host cannot take this model, with the reason and what to do instead.

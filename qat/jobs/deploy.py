@@ -11,7 +11,7 @@ from qat.config import record
 from qat.config.check import instantiate
 from qat.config.hosting import DeployConfig
 from qat.config.run_folder import RunFolder
-from qat.deploy.base import Source, Target
+from qat.deploy.base import PUSHED, Source, Target
 from qat.deploy.checks import Preflight
 from qat.errors import InputError, RunError
 from qat.jobs.stages import finished
@@ -50,16 +50,17 @@ def main(settings: DeployConfig) -> None:
 
 
 def _prepare(settings: DeployConfig, target: Target) -> None:
-    """Write everything beside, check it, and give it its name; what fails a rule keeps it too, to be looked at."""
-    if settings.run is None:
+    """Write everything beside, give it its name and check it; what fails a rule stays, to be looked at."""
+    if settings.run is None and target.needs_run:
         raise InputError("action=prepare writes from a finished run; name it with run=<run folder>")
-    folder = _place(settings.run, target)
+    where = f"run={settings.run}" if settings.run is not None else f"folder={settings.folder}"
+    folder = _place(settings, target)
     if (folder / PUSHED).is_file():
         raise InputError(
             f"{folder} was pushed, and {PUSHED} in it knows what lies there; remove that first with: "
-            f"qat deploy target={target.name} run={settings.run} action=delete"
+            f"qat deploy target={target.name} {where} action=delete"
         )
-    source = _source(Path(settings.run))
+    source = None if settings.run is None else _source(Path(settings.run))
     temporary = temporary_beside(folder, settings.overwrite)
     try:
         target.prepare(source, temporary)
@@ -69,7 +70,8 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
     preflight = _check(settings, target, folder)
     say(f"{target.name}: {folder}")
     _refuse(preflight)
-    say(f"next: qat deploy target={target.name} run={settings.run} action=push --dry-run")
+    if target.pushes:
+        say(f"next: qat deploy target={target.name} {where} action=push --dry-run")
 
 
 def _source(run: Path) -> Source:
@@ -79,17 +81,17 @@ def _source(run: Path) -> Source:
     return Source(checkpoint=finished.checkpoint(folder), tokenizer=folder.quantized, name=str(name).replace("/", "-"))
 
 
-def _place(run: str, target: Target) -> Path:
-    return Path(run) / "deploy" / target.name
-
-
-def _prepared(settings: DeployConfig, target: Target) -> Path:
+def _place(settings: DeployConfig, target: Target) -> Path:
     if settings.run is None:
         assert settings.folder is not None
         return Path(settings.folder)
-    record.read_config(Path(settings.run))  # which says what is wrong with another folder
-    folder = _place(settings.run, target)
-    if not folder.is_dir():
+    record.read_config(Path(settings.run))  # which says what is wrong with a folder that is no run
+    return Path(settings.run) / "deploy" / target.name
+
+
+def _prepared(settings: DeployConfig, target: Target) -> Path:
+    folder = _place(settings, target)
+    if settings.run is not None and not folder.is_dir():
         raise InputError(f"{folder} is not there; make it with: qat deploy target={target.name} run={settings.run}")
     return folder
 

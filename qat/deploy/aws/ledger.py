@@ -13,9 +13,9 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from qat.deploy.base import PUSHED
 from qat.errors import InputError
 
-PUSHED = "pushed.json"
 _LOCK = ".pushed.lock"
 LOCAL = frozenset((PUSHED, "pushed.tmp", _LOCK, "preflight.json"))
 """Files of ours at the top of a folder, which are not uploaded."""

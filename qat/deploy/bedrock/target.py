@@ -77,8 +77,9 @@ class Bedrock(Target):
     smoke_prompt: str = "Hello"
     parity: bool = True
 
-    def prepare(self, source: Source, folder: Path) -> None:
+    def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``import/`` and ``packed/``, each whole or not at all."""
+        assert source is not None
         twin = DequantizedExporter(dialect="transformers_4_51")
         twin.write(source.checkpoint, folder / IMPORT, source.tokenizer)
         CompressedTensorsExporter().write(source.checkpoint, folder / PACKED, source.tokenizer)

@@ -12,10 +12,10 @@ import groq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
+from qat.deploy.base import PUSHED
 from qat.errors import InputError, RunError
 
 KEY = "GROQ_API_KEY"
-PUSHED = "pushed.json"
 _FILES = "/openai/v1/files"
 _TUNINGS = "/v1/fine_tunings"
 _PURPOSE: Any = "fine_tuning"  # the SDK's annotation has `batch` only; Groq's page on LoRA has this one

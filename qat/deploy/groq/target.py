@@ -73,7 +73,17 @@ class Groq(Target):
         if self.adapter is not None and self.route != "lora":
             raise InputError(f"target.adapter is for target.route=lora, not {self.route}")
 
-    def prepare(self, source: Source, folder: Path) -> None:
+    @property
+    def needs_run(self) -> bool:
+        """See the base class: an adapter is a folder of its own."""
+        return self.route != "lora"
+
+    @property
+    def pushes(self) -> bool:
+        """See the base class: GroqCloud takes adapters."""
+        return self.route == "lora"
+
+    def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``adapter.zip``, ``onnx/`` or ``SERVE.md``."""
         if self.route == "lora":
             if self.adapter is None:
@@ -82,8 +92,10 @@ class Groq(Target):
                 )
             packed = adapter.pack(adapter.read(Path(self.adapter)), self.exact)
             (folder / adapter.ARCHIVE).write_bytes(packed)
-        elif self.route == "onnx":
-            from qat.export.onnx import OnnxExporter  # needs the extra `onnx`
+            return
+        assert source is not None
+        if self.route == "onnx":
+            from qat.export.onnx.exporter import OnnxExporter  # needs the extra `onnx`
 
             exporter = OnnxExporter(static=True, batch=self.batch, sequence=self.sequence)
             exporter.write(source.checkpoint, folder / ONNX, source.tokenizer)

@@ -71,8 +71,9 @@ class SageMaker(Target):
     start_minutes: int = 30
     smoke_prompt: str = "Hello"
 
-    def prepare(self, source: Source, folder: Path) -> None:
+    def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``model/``, and ``model.tar.gz`` with ``packaging: tar``."""
+        assert source is not None
         dtype = str(source.checkpoint.config.get("dtype", "float32"))
         if dtype not in serving.DTYPES:
             raise InputError(f"weights of dtype {dtype}; LMI takes {', '.join(serving.DTYPES)}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from support import error_of
+from support import error_of, random_llama
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.cli.main import main
@@ -59,13 +61,15 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
 ) -> None:
     assert main([*BEDROCK, f"run={run}"]) == 0
     folder = run / "deploy" / "bedrock" / "import"
-    (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "adapter_config.json").write_text("{}")
     before = sorted(path.name for path in folder.iterdir())
     report = tmp_path / "report.json"
     words = [*BEDROCK, f"folder={folder}", "action=preflight"]
     said = error_of(capsys, *words, f"report={report}", code=1)
     assert "fails 1 of the rules of bedrock: bedrock.8" in said
-    assert [check["status"] for check in json.loads(report.read_text())["checks"]].count("fail") == 1
+    assert [check["rule"] for check in json.loads(report.read_text())["checks"] if check["status"] == "fail"] == [
+        "bedrock.8.leftovers"
+    ]
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
@@ -87,6 +91,23 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert said in error_of(capsys, "deploy", *words)
+
+
+def test_an_adapter_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = get_peft_model(random_llama(), LoraConfig(r=8, target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "adapter")
+    words = ["deploy", "target=groq", "target.route=lora", f"target.adapter={tmp_path / 'adapter'}"]
+    assert main([*words, "target.base_model=llama-3.1-8b-instant", f"folder={tmp_path / 'groq'}"]) == 0
+    with ZipFile(tmp_path / "groq" / "adapter.zip") as archive:
+        assert sorted(archive.namelist()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert "action=push --dry-run" in capsys.readouterr().out
+
+
+def test_a_push_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    (run / "deploy" / "bedrock" / "pushed.json").write_text("{}")
+    assert "action=delete" in error_of(capsys, *BEDROCK, f"run={run}", "overwrite=true")
+    assert (run / "deploy" / "bedrock" / "pushed.json").is_file()
 
 
 @pytest.mark.parametrize("action", ["preflight", "push", "delete"])
