@@ -6,11 +6,15 @@ says what he wants: ``plain``, or a file in Jinja.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
+from qat.engines.serving import PromptCounter
 from qat.errors import InputError
 from qat.models.tokenizer import load_tokenizer
 
@@ -112,6 +116,32 @@ def template_of(given: str | None, chat: ChatTokens, directory: Path) -> str | N
             )
         return None
     return _plain(chat) if given == PLAIN else _from_file(Path(given))
+
+
+def counter_of(directory: Path, template: str | None) -> PromptCounter:
+    """Counts the tokens of prompts as servers make them: they add none to what the template renders.
+
+    Args:
+        directory: the export, whose tokenizer counts.
+        template: what :func:`template_of` gave.
+
+    Raises:
+        InputError: it has no tokenizer.
+    """
+    tokenizer: Any = load_tokenizer(directory)
+    alone = threading.Lock()  # a tokenizer's settings are set and used in two steps
+
+    def count(messages: Sequence[Mapping[str, Any]]) -> int:
+        try:
+            with alone:
+                prompt = tokenizer.apply_chat_template(
+                    list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
+                )
+                return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InputError(f"the chat template makes no prompt of these messages: {error}") from error
+
+    return count
 
 
 def _plain(chat: ChatTokens) -> str:

@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 
 from qat.engines.base import NotAvailable
-from qat.engines.chat_template import of_gguf, template_of
+from qat.engines.chat_template import counter_of, of_gguf, template_of
 from qat.engines.foreign import ON_THE_CPU, Foreign, environments
 from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, scratch
 from qat.errors import InputError
 
 _CACHE_TYPES = {"f32": 0, "f16": 1}  # as ggml numbers them
 _MODEL = "qat"
+_KEY = "QAT_LLAMA_CPP_KEY"  # as its script reads it
 
 
 class LlamaCppEngine(Foreign):
@@ -72,13 +73,14 @@ class LlamaCppEngine(Foreign):
         told = Path(files.name) / "chat.json"
         tokens = {"bos_token": chat.bos, "eos_token": chat.eos}
         told.write_text(json.dumps({"template": template, **tokens}), encoding="utf-8")
+        context = min(self._options["context"], chat.context or self._options["context"])
         options = {
             "model": found[0].resolve(),
             "model_alias": _MODEL,
             "host": LOOPBACK,
             "port": port,
             "interrupt_requests": False,
-            "n_ctx": min(self._options["context"], chat.context or self._options["context"]),
+            "n_ctx": context,
             "n_threads": self._options["threads"],
             "n_threads_batch": self._options["threads"],
             "type_k": _CACHE_TYPES[self._options["kv_cache"]],
@@ -89,5 +91,14 @@ class LlamaCppEngine(Foreign):
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         script = Path(__file__).with_name("workers") / "llama_cpp_server.py"
         command = self.command(str(script), str(told), *words)
-        refuses = NO_PARSERS | {"stream_options"}
-        return ServerLaunch(command, ON_THE_CPU, refuses, health="/v1/models", model=_MODEL, files=files)
+        return ServerLaunch(
+            command,
+            ON_THE_CPU,
+            refuses=NO_PARSERS | {"stream_options"},
+            health="/v1/models",
+            model=_MODEL,
+            key_variable=_KEY,
+            context=context,
+            count=counter_of(directory, template),
+            files=files,
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from qat.errors import InputError
 
@@ -18,6 +19,9 @@ LOOPBACK = "127.0.0.1"
 
 NO_PARSERS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "include_reasoning"})
 """Fields of a request that ask for more than text: it takes a parser for each family of models to answer them."""
+
+PromptCounter = Callable[[Sequence[Mapping[str, Any]]], int]
+"""Tokens of the prompt that messages make; raises InputError where the chat template makes none of them."""
 
 _OWN_TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 
@@ -32,6 +36,9 @@ class ServerLaunch:
         refuses: fields of a chat request that the server does not take, or ignores.
         health: path that answers 200 once the model is loaded.
         model: what the server wants as ``model`` in a request.
+        key_variable: environment variable in which the server takes an API key; None: it takes none.
+        context: tokens that prompt and answer may have together; None: not known.
+        count: tokens of a prompt, as the server makes it of messages.
         files: what the server reads besides the export; goes with this object.
     """
 
@@ -40,6 +47,9 @@ class ServerLaunch:
     refuses: frozenset[str] = frozenset()
     health: str = "/health"
     model: str = "default"
+    key_variable: str | None = None
+    context: int | None = None
+    count: PromptCounter | None = field(default=None, compare=False, repr=False)
     files: TemporaryDirectory[str] | None = field(default=None, compare=False, repr=False)
 
 

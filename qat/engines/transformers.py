@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qat.checkpoint import GENERATION
 from qat.engines.base import Engine, not_loaded
-from qat.engines.chat_template import of_folder, template_of
+from qat.engines.chat_template import counter_of, of_folder, template_of
 from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, check_temporary_path, linked, scratch
 from qat.errors import InputError
 from qat.evaluate.forward import evaluating, outputs
@@ -152,8 +152,16 @@ class TransformersEngine(Engine):
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         command = [sys.executable, "-m", "transformers.cli.transformers", "serve", folder, "--host", LOOPBACK]
         command += ["--port", str(port), "--dtype", self.dtype, "--device", device]
-        # Its command would ask PyPI for a newer version.
-        return ServerLaunch(tuple(command), {"HF_HUB_DISABLE_UPDATE_CHECK": "1"}, _REFUSED, model=folder, files=files)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return ServerLaunch(
+            tuple(command),
+            {"HF_HUB_DISABLE_UPDATE_CHECK": "1"},  # its command would ask PyPI for a newer version
+            refuses=_REFUSED,
+            model=folder,
+            context=getattr(config, "max_position_embeddings", None),
+            count=counter_of(directory, template),
+            files=files,
+        )
 
     def _loads_in_place(self, raw: dict[str, Any]) -> bool:
         """Whether transformers loads the file's own tensors, where it is exact."""

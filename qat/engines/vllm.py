@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qat.engines.chat_template import of_folder, template_of
+from qat.engines.chat_template import counter_of, of_folder, template_of
 from qat.engines.foreign import ON_THE_CPU, Foreign
 from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, scratch
 from qat.export.folder import CONFIG_KEY, read_config
@@ -61,13 +61,14 @@ class VllmEngine(Foreign):
         template = template_of(chat_template, of_folder(directory), directory)
         config = read_config(directory)
         files = scratch()
+        context = min(self._options["context"], config.get("max_position_embeddings") or self._options["context"])
         options: dict[str, Any] = {
             "model": directory.resolve(),
             "host": LOOPBACK,
             "port": port,
             "served-model-name": _MODEL,
             "dtype": self._options["dtype"] or ("float16" if _is_packed(config) else "float32"),
-            "max-model-len": min(self._options["context"], config.get("max_position_embeddings") or 1 << 30),
+            "max-model-len": context,
             "generation-config": "vllm",  # a request's options and no others; stop tokens are still the model's
         }
         if template is not None:
@@ -79,7 +80,16 @@ class VllmEngine(Foreign):
         # Compiling takes a C++ compiler and minutes.
         command += ("--enforce-eager", "--disable-log-stats")
         environment = ON_THE_CPU | _ALONE | {"VLLM_CPU_KVCACHE_SPACE": str(self._options["kv_cache_gib"])}
-        return ServerLaunch(command, environment, NO_PARSERS, model=_MODEL, files=files)
+        return ServerLaunch(
+            command,
+            environment,
+            refuses=NO_PARSERS,
+            model=_MODEL,
+            key_variable="VLLM_API_KEY",
+            context=context,
+            count=counter_of(directory, template),
+            files=files,
+        )
 
 
 def _is_packed(config: dict[str, Any]) -> bool:
