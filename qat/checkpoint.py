@@ -13,7 +13,6 @@ Files of a checkpoint folder::
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,11 +28,11 @@ from qat.errors import InputError, RunError
 from qat.fake_quant import FakeQuantizer
 from qat.grid import Grid
 from qat.hosts import Host, hosts, quantizers, uncalibrated
-from qat.manifest import FORMAT_VERSION, MANIFEST, SELF, digest_of, verify
+from qat.manifest import FORMAT_VERSION, MANIFEST, REPAIR, SELF, digest_of, verify
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder
 from qat.quantized import Deferred, LazyTensors, QuantizedWeight, Rows, on_meta
 from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
@@ -146,12 +145,8 @@ class QuantizedCheckpoint:
         Raises:
             InputError: the folder exists.
         """
-        temporary = temporary_beside(directory)
-        try:
+        with new_folder(directory) as temporary:
             self._write(temporary, tokenizer)
-            publish(temporary, directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
@@ -271,5 +266,5 @@ def _parts(name: str, entry: QuantizedWeight, grid: Grid) -> Iterator[tuple[str,
 def _read_grid(tensors: TensorFolder, name: str) -> Grid:
     codes, scale, zero_point = (tensors.get(f"{name}.{part}") for part in WEIGHT_PARTS)
     if codes is None or scale is None:
-        raise InputError(f"{tensors.directory} lacks the integers of {name}; make the checkpoint again")
+        raise InputError(f"{tensors.directory} lacks the integers of {name}; {REPAIR}")
     return Grid(codes, scale, zero_point)

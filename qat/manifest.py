@@ -15,6 +15,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 SELF = "sha256"
 """Key of the manifest for the digest of everything else in it."""
+REPAIR = "quantize again (qat run, qat train or qat ptq) or copy the folder again from where it came"
+"""What to do about a checkpoint that is not what its manifest says."""
 _KEYS = ("format_version", "task", "scheme", "modules", "tied", "conv1d", "files", SELF)
 
 
@@ -32,23 +34,23 @@ def verify(directory: Path) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     if not path.is_file():
-        raise InputError(f"{directory} is no quantized checkpoint: it has no {MANIFEST}")
+        raise InputError(f"{directory} is no quantized checkpoint: it has no {MANIFEST}; {REPAIR}")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
         version, files = manifest["format_version"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); make the checkpoint again") from None
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {REPAIR}") from None
     if version != FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}; this qat reads version {FORMAT_VERSION}")
     if missing := [key for key in _KEYS if key not in manifest]:
-        raise InputError(f"{path} is damaged: it lacks '{missing[0]}'; make the checkpoint again")
+        raise InputError(f"{path} is damaged: it lacks '{missing[0]}'; {REPAIR}")
     if manifest[SELF] != digest_of(manifest):
-        raise InputError(f"{path} is damaged: its sha256 is not the one that it holds; make the checkpoint again")
+        raise InputError(f"{path} is damaged: its sha256 is not the one that it holds; {REPAIR}")
     for name, digest in files.items():
         if Path(name).name != name:
             raise InputError(f"{path} names '{name}', which is not a file of its own folder")
         if not (directory / name).is_file():
-            raise InputError(f"{directory / name} is missing; make the checkpoint again")
+            raise InputError(f"{directory / name} is missing; {REPAIR}")
         if sha256(directory / name) != digest:
-            raise InputError(f"{directory / name} is damaged: its sha256 is not the manifest's; make it again")
+            raise InputError(f"{directory / name} is damaged: its sha256 is not the manifest's; {REPAIR}")
     return manifest

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qat.errors import InputError
@@ -40,6 +42,31 @@ def cache_dir() -> Path:
     return Path(os.environ.get("QAT_CACHE") or Path.home() / ".cache" / "qat").expanduser()
 
 
+@contextmanager
+def new_folder(final: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which takes the name ``final`` in the end; after an error nothing is left of it.
+
+    Parents that were made for it go too, where they are empty. Arguments and errors are those of
+    :func:`temporary_beside` and :func:`publish`.
+
+    Example:
+        >>> with new_folder(Path("exports/gguf")) as temporary:
+        ...     _ = (temporary / "model.gguf").write_bytes(b"")
+    """
+    made = [parent for parent in final.parents if not parent.exists()]
+    temporary: Path | None = None
+    try:
+        temporary = temporary_beside(final, overwrite)
+        yield temporary
+        publish(temporary, final, overwrite)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # one that holds something stays, and so do those around it
+            for parent in made:
+                parent.rmdir()
+
+
 def temporary_beside(final: Path, overwrite: bool = False) -> Path:
     """A fresh, empty folder next to ``final`` to write into before :func:`publish`.
 
@@ -52,7 +79,7 @@ def temporary_beside(final: Path, overwrite: bool = False) -> Path:
         overwrite: whether it may exist: it stays as it is until :func:`publish`.
 
     Raises:
-        InputError: if ``final`` exists already and may not.
+        InputError: if ``final`` exists already and may not, or is no folder, or a parent of it is none.
     """
     prefix, suffix = f".{final.name}.{socket.gethostname()}.", ".tmp"
     for leftover in [*final.parent.iterdir()] if final.parent.is_dir() else []:
@@ -65,10 +92,17 @@ def temporary_beside(final: Path, overwrite: bool = False) -> Path:
             os.replace(leftover, final)
         else:
             shutil.rmtree(leftover, ignore_errors=True)
-    if final.exists() and not overwrite:
-        raise InputError(f"{final} exists already; choose another folder or remove it first")
+    if os.path.lexists(final):
+        if not overwrite:
+            raise InputError(f"{final} exists already; choose another folder or remove it first")
+        if final.is_symlink() or not final.is_dir():
+            raise InputError(f"{final} is no folder of its own that could be overwritten; move it away first")
     temporary = final.parent / f"{prefix}{os.getpid()}{suffix}"
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except (FileExistsError, NotADirectoryError):
+        obstacle = next(parent for parent in final.parents if os.path.lexists(parent))
+        raise InputError(f"{obstacle} is no folder, and {final} must lie in it; move it away first") from None
     return temporary
 
 

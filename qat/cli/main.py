@@ -153,9 +153,10 @@ def _call(work: Callable[[], None], how_to_go_on: Callable[[], str]) -> None:
 
 
 def _how_to_go_on(job: ModuleType, folder: RunFolder) -> str:
-    """What to type, where there is something to go on with."""
-    resumable = "resume" in job.ACCEPTS and (folder.path / ".hydra").is_dir()
-    return f"; {folder.how_to_resume}" if resumable else ""
+    """What to type, where there is something to go on with; else whether anything is there."""
+    if not (folder.path / ".hydra").is_dir():
+        return "; nothing was written"
+    return f"; {folder.how_to_resume}" if "resume" in job.ACCEPTS else ""
 
 
 def _report(message: str, code: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from qat.config import record
+from qat.config import local_paths, record
 from qat.config.schema import TRAINING_KEYS, RunConfig
 from qat.errors import InputError, is_disk_full
 
@@ -27,10 +27,11 @@ class RunFolder:
     Attributes:
         command: what works on it.
         path: the folder itself; :meth:`create` takes the next free one if another run has just taken this name.
-        config: what ran, as plain data without secrets.
+        config: what ran, as plain data without secrets; paths of files that are there are absolute.
         overrides: what was typed, without secrets.
         exists: whether an earlier run made it (``resume=`` or ``run=``).
         latest: link that :meth:`create` points at the folder, if any.
+        anchors: overrides that are recorded behind the typed ones: they name the same files from any folder.
     """
 
     command: str
@@ -39,7 +40,9 @@ class RunFolder:
     overrides: list[str]
     exists: bool = False
     latest: Path | None = None
+    anchors: list[str] = field(default_factory=list)
     _made: bool = field(default=False, init=False)
+    _new_parents: list[Path] = field(default_factory=list, init=False)
 
     @property
     def quantized(self) -> Path:
@@ -85,10 +88,18 @@ class RunFolder:
             self._write_record()
             yield
         except BaseException:  # Ctrl-C too
-            if self._made:
-                shutil.rmtree(self.path, ignore_errors=True)
+            self._remove()
             raise
         self._point_latest_here()
+
+    def _remove(self) -> None:
+        """What :meth:`_make` made; a parent that another run uses by now stays."""
+        if not self._made:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self._new_parents:
+            with suppress(OSError):
+                parent.rmdir()
 
     def _write_record(self) -> None:
         try:
@@ -99,7 +110,7 @@ class RunFolder:
             raise InputError(
                 f"the run folder {self.path} cannot be made ({error.strerror}); choose another with run_dir=<folder>"
             ) from error
-        record.write(self.config, self.overrides, self.path)
+        record.write(self.config, [*self.overrides, *self.anchors], self.path)
 
     def _point_latest_here(self) -> None:
         if self.latest is None:
@@ -111,6 +122,7 @@ class RunFolder:
 
     def _make(self) -> None:
         """Several runs may have begun in the same second and chosen the same name: making it settles whose it is."""
+        self._new_parents = [parent for parent in self.path.parents if not parent.exists()]
         while not self._made:
             try:
                 self.path.mkdir(parents=True, exist_ok=self.latest is None)
@@ -137,7 +149,9 @@ def choose(
         InputError: if ``run_dir`` exists, ``resume`` or ``run`` is no run folder, or a resumed run would not
             train as it began, or would leave an export as it is that was written with other options.
     """
-    safe = record.resolved(config)
+    as_typed = record.resolved(config)
+    safe = local_paths.absolute(as_typed)
+    anchors = local_paths.overrides(as_typed, safe)
     typed = [record.redact_override(override) for override in overrides]
     taken_up = run.resume or run.run
     if taken_up is not None:
@@ -148,14 +162,14 @@ def choose(
             _refuse_other_exports(saved, folder)
         return folder
     if swept is not None:
-        return RunFolder(command, swept, safe, typed)
+        return RunFolder(command, swept, safe, typed, anchors=anchors)
     if run.run_dir is not None:
         path = Path(run.run_dir)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"run_dir={path} exists; choose another, or continue it with resume={path}")
-        return RunFolder(command, path, safe, typed)
-    parent = OUTPUTS / (run.recipe or _model_name(run))
-    return RunFolder(command, _fresh(parent), safe, typed, latest=parent / "latest")
+        return RunFolder(command, path, safe, typed, anchors=anchors)
+    parent = OUTPUTS / (run.recipe or model_name(run))
+    return RunFolder(command, _fresh(parent), safe, typed, latest=parent / "latest", anchors=anchors)
 
 
 def _behind_link(path: Path) -> Path:
@@ -204,7 +218,7 @@ def _refuse_other_exports(saved: dict[str, Any], folder: RunFolder) -> None:
             )
 
 
-def _model_name(run: RunConfig) -> str:
+def model_name(run: RunConfig) -> str:
     """Last part of the model's path or hub id, else the name of its config."""
     path = run.model.get("path") if run.model else None
     return Path(path).name if path else str(run.choices.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import ClassVar
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import DiskFull, InputError, is_disk_full
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder
 from qat.quantized import ReadModule
 
 SIDE_FILES = (
@@ -31,6 +32,9 @@ SIDE_FILES = (
 """Files of a tokenizer, whatever its kind."""
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_WRITABLE = "make its folder writable, or copy the run folder to where you may write (it can lie anywhere)"
+_SMALL_FILES = 1 << 17
+"""Bytes allowed for configs, headers, a graph and the blocks of the file system, beside a hundredth of the weights."""
 
 
 class Exporter(ABC):
@@ -95,37 +99,44 @@ class Exporter(ABC):
         """
         directory = Path(directory)
         self.takes(checkpoint)
-        needed = self.weight_bytes(checkpoint)
-        temporary: Path | None = None
+        needed = self.bytes_needed(checkpoint, tokenizer_dir)
         try:
-            temporary = temporary_beside(directory, overwrite)
-            free = shutil.disk_usage(temporary).free
-            if free < needed:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            checkpoint.write_generation_config(temporary)
-            if tokenizer_dir is not None:
-                copy_side_files(Path(tokenizer_dir), temporary)
-            self.write_files(checkpoint, temporary)
-            publish(temporary, directory, overwrite)
+            with new_folder(directory, overwrite) as temporary:
+                if shutil.disk_usage(temporary).free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                checkpoint.write_generation_config(temporary)
+                if tokenizer_dir is not None:
+                    copy_side_files(Path(tokenizer_dir), temporary)
+                self.write_files(checkpoint, temporary)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _READ_ONLY:
                 raise InputError(_no_access(error, directory)) from error
-            if not is_disk_full(error):
-                raise
-            raise DiskFull(
-                f"no disk space left for {directory}: the weights need {needed:,} bytes; "
-                "free some or export to another disk"
-            ) from error
-        finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if is_disk_full(error):
+                raise DiskFull(_no_space(needed, directory)) from error
+            raise
+
+    def bytes_needed(self, checkpoint: QuantizedCheckpoint, tokenizer_dir: Path | None = None) -> int:
+        """Bytes of the whole folder, a little too many: headers and configs are not counted but allowed for."""
+        weights = self.weight_bytes(checkpoint)
+        tokenizer = [] if tokenizer_dir is None else _side_files(Path(tokenizer_dir))
+        return weights + sum(path.stat().st_size for path in tokenizer) + weights // 100 + _SMALL_FILES
+
+
+def _no_space(needed: int, directory: Path) -> str:
+    """What is lacking, told when nothing of the export is on the disk any more."""
+    free = shutil.disk_usage(next(parent for parent in directory.absolute().parents if parent.is_dir())).free
+    taken = " again; look for a quota or another program that fills the disk" if free >= needed else ""
+    return (
+        f"no disk space left for {directory}: it needs about {needed:,} bytes and {free:,} are free{taken}; "
+        "free some there, or move the run folder to another disk (it can lie anywhere)"
+    )
 
 
 def _no_access(error: OSError, directory: Path) -> str:
     """What to do where the system refuses: the file may be one to read, far from ``directory``."""
     target, refused = directory.absolute(), Path(error.filename or directory).absolute()
     if refused.is_relative_to(target.parent) or target.is_relative_to(refused):
-        return f"{directory} cannot be written ({error.strerror}); make its folder writable or export elsewhere"
+        return f"{directory} cannot be written ({error.strerror}); {_WRITABLE}"
     return f"{error.filename} cannot be opened ({error.strerror}), which {directory} needs; make it accessible"
 
 
@@ -137,11 +148,15 @@ def copy_side_files(source: Path, directory: Path) -> None:
     """
     if not source.is_dir():
         raise InputError(f"tokenizer folder {source} does not exist")
-    found = [name for name in SIDE_FILES if (source / name).is_file()]
+    found = _side_files(source)
     if not found:
         raise InputError(f"no tokenizer in {source}, which an export needs; save one there (tokenizer.save_pretrained)")
-    for name in found:
-        shutil.copyfile(source / name, directory / name)
+    for path in found:
+        shutil.copyfile(path, directory / path.name)
+
+
+def _side_files(source: Path) -> list[Path]:
+    return [source / name for name in SIDE_FILES if (source / name).is_file()]
 
 
 def folder_bytes(directory: Path) -> int:

@@ -46,21 +46,19 @@ class CompressedTensorsExporter(FolderExporter):
         if checkpoint.conv1d:
             raise InputError(
                 f"compressed_tensors cannot hold {checkpoint.conv1d[0]}: transformers builds it as Conv1D, "
-                "which no compressed-tensors loader takes; export to dequantized or gguf, or run "
-                "without an export: export=[]"
+                "which no compressed-tensors loader takes; a run without an export is export=[]"
             )
         for name, entry in checkpoint.weights.items():
             if not unpackable(entry):
                 raise InputError(
                     f"compressed_tensors cannot hold {name}: the library fails to unpack grouped 4-bit zero "
-                    f"points of {entry.shape[0]} rows (9 are needed); make it symmetric, ignore it or export to "
-                    "torchao"
+                    f"points of {entry.shape[0]} rows (9 are needed); make it symmetric or ignore it"
                 )
         if _has_embedding(checkpoint) and not _is_one_weight_only_group(quantization_config(checkpoint)):
             raise InputError(
                 "compressed_tensors holds a quantized embedding only where every module has the same "
-                "weight-only scheme, since no engine loads other mixes; leave the embedding float, give "
-                "every module one scheme, or export to torchao"
+                "weight-only scheme, since no engine loads other mixes; leave the embedding float or give "
+                "every module one scheme"
             )
 
     def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:

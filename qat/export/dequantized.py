@@ -12,7 +12,7 @@ A twin holds no rounding of input activations: one of a W8A8 model is exact in i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,16 @@ from qat.errors import InputError, nearest
 from qat.export import transformers_4_51
 from qat.export.exactness import SIGNIFICAND_BITS, is_exact, name_misfits, value_bits
 from qat.export.folder import FolderExporter
-from qat.grid import scale_format
+from qat.grid import Grid, scale_format
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
-from qat.tensor_files import HEADER, INDEX, SINGLE, TensorFolder
+from qat.tensor_files import HEADER, INDEX, SINGLE, TensorFolder, row_blocks
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Dialect = Literal["transformers_5", "transformers_4_51"]
 METADATA = "qat"
 """Key of the safetensors header under which the names of the quantized modules are kept for :meth:`read`."""
 
+_EXACT = "export.dequantized.dtype=float32"
 _LOSSLESS = {torch.float16: "lossless_fp16", torch.bfloat16: "lossless_bf16"}
 
 
@@ -77,8 +78,7 @@ class DequantizedExporter(FolderExporter):
                 raise InputError(
                     f"dequantized cannot hold {name} exactly in {' or '.join(map(_name, candidates))}: its "
                     f"{entry.args.num_bits}-bit codes times {checkpoint.scheme.scale_format} scales need {bits} "
-                    f"significand bits; {_remedy(checkpoint, candidates)}, take dtype: float32, or export integers: "
-                    "compressed_tensors"
+                    f"significand bits; {_remedy(checkpoint, candidates)}, or set {_EXACT}"
                 )
 
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
@@ -106,6 +106,14 @@ class DequantizedExporter(FolderExporter):
     def module_tensors(self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
         """The values of one weight."""
         return {f"{name}.weight": self.rest_tensor(checkpoint, f"{name}.weight", entry.grid.value())}
+
+    def module_blocks(
+        self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight
+    ) -> Iterator[tuple[str, Iterable[Tensor]]]:
+        """The values of one weight, some rows at a time; those of a ``Conv1D``, which is transposed, at once."""
+        full, grid = f"{name}.weight", entry.grid
+        values = (grid.value(),) if name in checkpoint.conv1d else _value_blocks(grid)
+        yield full, map(partial(self.rest_tensor, checkpoint, full), values)
 
     def rest_tensor(self, checkpoint: QuantizedCheckpoint, name: str, tensor: Tensor) -> Tensor:
         """``tensor`` in the dtype of the files, as transformers stores it.
@@ -144,8 +152,17 @@ class DequantizedExporter(FolderExporter):
         """The dtype by the scheme and the rest alone: no weight is computed for it, each is proven when written."""
         bits = max(value_bits(checkpoint, entry) for entry in checkpoint.weights.values())
         fitting = [dtype for dtype in self._candidates(checkpoint) if bits <= SIGNIFICAND_BITS[dtype]]
-        holds_rest = (d for d in fitting if all(is_exact(tensor, d) for tensor in checkpoint.rest.values()))
+        rest = checkpoint.rest
+        holds_rest = (d for d in fitting if all(is_exact(b, d) for name in rest for b in checkpoint.rest_blocks(name)))
         return cast(DType, _name(next(holds_rest, fitting[0]) if len(fitting) > 1 else fitting[0]))
+
+
+def _value_blocks(grid: Grid) -> Iterator[Tensor]:
+    """``grid.value()`` in blocks of rows, so that no more of a large weight is there in float32."""
+    for rows in row_blocks(torch.empty(grid.codes.shape, dtype=torch.float32, device="meta")):
+        own = rows if grid.scale.ndim > 1 else slice(None)  # one scale of the whole tensor is that of every block
+        zero_point = None if grid.zero_point is None else grid.zero_point[own]
+        yield Grid(grid.codes[rows], grid.scale[own], zero_point).value()
 
 
 def _refusal(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> str:
@@ -153,11 +170,11 @@ def _refusal(checkpoint: QuantizedCheckpoint, dtype: torch.dtype) -> str:
     wrong, reasons = name_misfits(_values(checkpoint), dtype)
     weights = {f"{name}.weight" for name in checkpoint.weights}
     remedies = [_remedy(checkpoint, (dtype,))] if weights & set(wrong) else []
-    remedies += [f"freeze with rest_dtype: {_name(dtype)}"] if set(wrong) - weights else []
+    remedies += [f"quantize with rest_dtype={_name(dtype)}"] if set(wrong) - weights else []
     return (
         f"dequantized cannot hold {len(wrong)} of {len(checkpoint.rest) + len(weights)} tensors exactly in "
         f"{_name(dtype)} ({SIGNIFICAND_BITS[dtype]} significand bits): {reasons}; {' and '.join(remedies)}, "
-        "take dtype: float32, or export integers: compressed_tensors"
+        f"or set {_EXACT}"
     )
 
 
@@ -175,8 +192,8 @@ def _remedy(checkpoint: QuantizedCheckpoint, candidates: tuple[torch.dtype, ...]
                 scale_format(_LOSSLESS[dtype], entry.args.num_bits, entry.args.symmetric)
         except InputError:
             continue
-        wider = "" if dtype in candidates else f" and export with dtype: {_name(dtype)}"
-        return f"train with scheme.scale_format: {_LOSSLESS[dtype]}{wider}"
+        wider = "" if dtype in candidates else f" and export with export.dequantized.dtype={_name(dtype)}"
+        return f"quantize with scheme.scale_format={_LOSSLESS[dtype]}{wider}"
     return "use fewer bits or a symmetric scheme"
 
 

@@ -54,6 +54,13 @@ class FolderExporter(Exporter):
         tensors on the meta device, of the shapes and dtypes that come later.
         """
 
+    def module_blocks(
+        self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight
+    ) -> Iterator[tuple[str, Iterable[Tensor]]]:
+        """:meth:`module_tensors` with their numbers, each in blocks of rows; whole, unless a format says otherwise."""
+        for full, tensor in self.module_tensors(checkpoint, name, entry).items():
+            yield full, (tensor,)
+
     def rest_tensor(self, checkpoint: QuantizedCheckpoint, name: str, tensor: Tensor) -> Tensor:
         """An unquantized tensor as the file holds it; as it is, unless a format says otherwise.
 
@@ -90,8 +97,7 @@ class FolderExporter(Exporter):
             blocks = (checkpoint.rest[name],) if name in whole else checkpoint.rest_blocks(name)
             yield name, map(partial(self.rest_tensor, checkpoint, name), blocks)
         for name, entry in checkpoint.weights.items():
-            for full, tensor in self.module_tensors(checkpoint, name, entry).items():
-                yield full, (tensor,)
+            yield from self.module_blocks(checkpoint, name, entry)
 
 
 def unquantized_modules(checkpoint: QuantizedCheckpoint) -> list[str]:

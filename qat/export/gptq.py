@@ -46,13 +46,13 @@ class GptqExporter(FolderExporter):
             if _facts(entry) != _facts(first):
                 raise InputError(
                     f"gptq holds one scheme: {first_name} has {_told(first)} and {name} {_told(entry)}; "
-                    "give all layers one scheme or export to compressed_tensors or torchao"
+                    "give all layers one scheme"
                 )
         scale = scale_format(checkpoint.scheme.scale_format, first.args.num_bits, first.args.symmetric)
         if scale.significand > SIGNIFICAND_BITS[torch.float16]:
             raise InputError(
                 f"gptq stores scales in float16, of 11 significand bits, and {scale.name} scales have "
-                f"{scale.significand}; train with scheme.scale_format: fp16, or export to compressed_tensors"
+                f"{scale.significand}; quantize with scheme.scale_format=fp16"
             )
 
     def write_files(self, checkpoint: QuantizedCheckpoint, directory: Path) -> None:
@@ -103,21 +103,20 @@ def _read_module(tensors: TensorFolder, name: str, raw: dict[str, Any]) -> ReadM
 
 
 def _reason(name: str, entry: QuantizedWeight, tied: set[str], conv1d: set[str]) -> str | None:
-    """Why the layout cannot hold a module, and which formats do."""
+    """Why the layout cannot hold a module."""
     args, (rows, columns) = entry.args, entry.shape
-    elsewhere = "export to compressed_tensors or torchao"
     if name in conv1d:
-        return "transformers builds it as Conv1D; export to dequantized or gguf"
+        return "transformers builds it as Conv1D"
     if entry.kind != "Linear" or f"{name}.weight" in tied or "." not in name:
-        return f"it holds the linear layers of the blocks only; leave embeddings and the head float or {elsewhere}"
+        return "it holds the linear layers of the blocks only; leave embeddings and the head float"
     if entry.scheme.input_activations is not None:
-        return "it holds weights only, and this scheme quantizes input activations; export to compressed_tensors"
+        return "it holds weights only, and this scheme quantizes input activations"
     if args.num_bits not in BITS:
-        return f"{args.num_bits} bits, and it packs {', '.join(map(str, BITS))}; {elsewhere}"
+        return f"{args.num_bits} bits, and it packs {', '.join(map(str, BITS))}"
     if args.strategy not in ("channel", "group"):
-        return f"strategy '{args.strategy}', and it holds channel and group; {elsewhere}"
+        return f"strategy '{args.strategy}', and it holds channel and group"
     if rows % WORD or columns % WORD:
-        return f"its shape is {rows} x {columns}, and both must be multiples of {WORD}; {elsewhere}"
+        return f"its shape is {rows} x {columns}, and both must be multiples of {WORD}"
     return None
 
 
@@ -141,7 +140,7 @@ def _refusal(checkpoint: QuantizedCheckpoint) -> str:
     wrong, reasons = name_misfits(scales, torch.float16)
     return (
         f"gptq stores scales in float16, which does not hold those of {len(wrong)} modules exactly: {reasons}; "
-        "train with scheme.scale_format: fp16, or export to compressed_tensors"
+        "quantize with scheme.scale_format=fp16, or pick another format"
     )
 
 

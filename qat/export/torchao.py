@@ -57,11 +57,10 @@ class TorchaoExporter(FolderExporter):
         for name, entry in checkpoint.weights.items():
             if name in checkpoint.conv1d:
                 raise InputError(
-                    f"torchao cannot hold {name}: transformers builds it as Conv1D, for which torchao has no tensor; "
-                    "export to dequantized or gguf"
+                    f"torchao cannot hold {name}: transformers builds it as Conv1D, for which torchao has no tensor"
                 )
             if _kind(entry) is None:
-                raise InputError(f"torchao cannot hold {name}: {_reason(entry)}; export to compressed_tensors")
+                raise InputError(f"torchao cannot hold {name}: {_reason(entry)}")
 
     def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
         """The model's own, with a ``quantization_config``."""

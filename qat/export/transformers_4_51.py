@@ -33,18 +33,18 @@ def check(config: dict[str, Any]) -> None:
     if kind not in MODEL_TYPES:
         raise InputError(
             f"dialect transformers_4_51 is proven for {', '.join(MODEL_TYPES)}, not for model_type '{kind}'; "
-            "use dialect: transformers_5"
+            "use export.dequantized.dialect=transformers_5"
         )
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type", "default") not in ROPE_TYPES:
         raise InputError(
             f"dialect transformers_4_51 holds rope types {', '.join(ROPE_TYPES)}, not '{rope['rope_type']}'; "
-            "use dialect: transformers_5"
+            "use export.dequantized.dialect=transformers_5"
         )
     if set(config.get("layer_types") or []) - {"full_attention"}:
         raise InputError(
             "transformers 4.51.3 applies a sliding window to all layers or to none, and this model mixes them; "
-            "use dialect: transformers_5"
+            "use export.dequantized.dialect=transformers_5"
         )
 
 

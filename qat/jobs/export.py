@@ -7,7 +7,7 @@ from qat.config.schema import RunConfig
 from qat.errors import InputError
 from qat.export.base import folder_bytes
 from qat.jobs.stages import exports, finish, finished
-from qat.jobs.stages.console import say
+from qat.jobs.stages.console import begin, say
 from qat.report import metrics as report
 from qat.report.tables import human_bytes
 
@@ -29,6 +29,7 @@ def main(run: RunConfig, folder: RunFolder) -> None:
     for name, exporter in picked.items():
         target = folder.exports / name
         _forget(name, folder)  # first: a command that is interrupted leaves no numbers of files that are gone
+        begin(f"writing the export {name}")
         exporter.write(checkpoint, target, tokenizer_dir=folder.quantized, overwrite=run.overwrite)
         say(f"{name}: {target} ({human_bytes(folder_bytes(target))})")
     say(f"next: qat validate run={folder.path}")

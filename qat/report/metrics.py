@@ -102,18 +102,21 @@ class ExportResult(_Strict):
 
     Attributes:
         bytes: size of the folder.
+        files_sha256: SHA-256 (hex) of the names and SHA-256 of all its files: which files the results are of.
         tensors: quantized tensors in it.
         mismatched_codes: integers that differ from the checkpoint; of a format without integers, values that do.
         mismatched_zero_points: zero points that differ.
         mismatched_scales: scales that differ in their bits.
-        engines: engine -> what it made of the export; empty where no engine was chosen that loads the format.
-        engine: description of the first engine that loaded it; the next three are its as well.
+        engines: engine -> what it made of these files, whichever command asked it; empty where none was chosen that
+            loads the format.
+        engine: description of the first engine that loaded it, of those asked last; the next three are its as well.
         max_logit_difference: see :class:`EngineResult`.
         loss: nats a token of the loaded export.
         perplexity: exp(loss).
     """
 
     bytes: int
+    files_sha256: str | None = None
     tensors: int
     mismatched_codes: int
     mismatched_zero_points: int = 0

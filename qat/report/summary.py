@@ -28,7 +28,9 @@ def summary(metrics: Metrics, folder: Path | None = None) -> RenderableType:
         metrics: what the run measured.
         folder: the run folder, named at the end.
     """
-    rows = list(_rows(metrics))
+    rows = [*_rows(metrics)]
+    if all(quality.loss is None and quality.cosine is None for _, quality in rows):
+        rows = []  # nothing was scored
     parts: list[RenderableType] = [Text()]
     if rows:
         parts += [_quality_table(metrics, rows), *_recovery_lines(metrics.qat)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.config.compose import choices
 from qat.errors import InputError
 from qat.evaluate.parity import Parity, parity
+from qat.export.base import folder_bytes
+from qat.jobs.stages.exports import refuse_unfit
 from qat.models.tokenizer import load_tokenizer
 from qat.paths import assets_dir
 
@@ -68,11 +71,17 @@ def test_a_format_holds_a_scheme_exactly_or_says_which_format_does(
         if refusal is None:
             found = parity(checkpoint, exporter.read(tmp_path / "export"), exporter.holds_activations)
             assert found == Parity(len(checkpoint.weights), 0, 0, 0)
+            assert folder_bytes(tmp_path / "export") <= exporter.bytes_needed(checkpoint, folder)
             return
         record_property("refused", refusal)
         assert not list(tmp_path.iterdir())
-        takers = [name for name in FORMATS if name != export_name and takes(name, checkpoint)]
-        assert any(name in refusal for name in takers), f"{refusal} (taken by {', '.join(takers)})"
+        if takes(export_name, checkpoint):  # only its numbers are refused: it says with what others they would do
+            assert re.search(r"(scale_format|dtype)=\w+", refusal), refusal
+            continue
+        with pytest.raises(InputError, match=re.escape(refusal)) as raised:
+            refuse_unfit({export_name: exporter}, checkpoint)
+        named = str(raised.value).partition("formats that take it: ")[2].replace(" (weights only)", "").split(", ")
+        assert named == [name for name in FORMATS if name != export_name and takes(name, checkpoint)]
 
 
 def test_every_scheme_has_a_format(quantized, takes, scheme_name: str) -> None:

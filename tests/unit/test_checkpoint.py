@@ -164,7 +164,8 @@ def test_every_damaged_file_is_named(saved: Path) -> None:
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 1
         path.write_bytes(flipped)
-        with pytest.raises(InputError, match=f"{name} is damaged"):
+        fix = r"quantize again \(qat run, qat train or qat ptq\) or copy the folder again from where it came$"
+        with pytest.raises(InputError, match=f"{name} is damaged: its sha256 is not the manifest's; {fix}"):
             QuantizedCheckpoint.load(saved)
         path.write_bytes(whole[:-1])
         with pytest.raises(InputError, match=f"{name} is damaged"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qat.errors import InputError
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder, publish, temporary_beside
 
 
 @pytest.fixture
@@ -112,3 +112,63 @@ def test_what_a_living_process_moved_aside_stays_there(tmp_path: Path) -> None:
     aside = left(tmp_path, f".gguf.{socket.gethostname()}.{os.getppid()}.tmp.old")
     temporary_beside(tmp_path / "gguf")
     assert (aside / "half").is_file() and not (tmp_path / "gguf").exists()
+
+
+@pytest.mark.parametrize("under", ["gguf", "new/gguf"])
+@pytest.mark.parametrize("kind", ["file", "link to nothing"])
+def test_what_lies_where_a_folder_must_be_made_is_named(tmp_path: Path, kind: str, under: str) -> None:
+    obstacle = tmp_path / "exports"
+    if kind == "file":
+        obstacle.touch()
+    else:
+        obstacle.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=f"^{obstacle} is no folder, and {obstacle / under} must lie in it; move it"):
+        temporary_beside(obstacle / under)
+    assert [path.name for path in tmp_path.iterdir()] == ["exports"]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing"])
+def test_what_is_no_folder_is_neither_overwritten_nor_taken_for_absent(tmp_path: Path, kind: str) -> None:
+    final, target = tmp_path / "gguf", filled(tmp_path / "elsewhere", "mine")
+    if kind == "file":
+        final.touch()
+    else:
+        final.symlink_to(target if kind == "link" else tmp_path / "nothing")
+    with pytest.raises(InputError, match=f"^{final} exists already"):
+        temporary_beside(final)
+    with pytest.raises(InputError, match=f"^{final} is no folder of its own .*; move it away first"):
+        temporary_beside(final, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "gguf"]
+    assert (target / "file").read_text() == "mine"
+
+
+def test_a_new_folder_takes_its_name_at_the_end(tmp_path: Path) -> None:
+    final = tmp_path / "exports" / "gguf"
+    with new_folder(final) as temporary:
+        filled(temporary, "new")
+        assert not final.exists()
+    assert (final / "file").read_text() == "new"
+    assert [path.name for path in final.parent.iterdir()] == ["gguf"]
+
+
+def fail(final: Path, error: BaseException, meanwhile: Path | None = None) -> None:
+    """Write half of a folder, while another command writes ``meanwhile``."""
+    with new_folder(final) as temporary:
+        filled(temporary, "half")
+        if meanwhile is not None:
+            filled(meanwhile, "theirs")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bug")])
+def test_a_new_folder_that_fails_leaves_no_parent_that_it_made(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(type(error)):
+        fail(tmp_path / "run" / "a" / "b" / "gguf", error)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+
+
+def test_a_parent_in_which_another_command_writes_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bug"):
+        fail(tmp_path / "exports" / "gguf", ValueError("bug"), tmp_path / "exports" / "other")
+    assert [path.name for path in (tmp_path / "exports").iterdir()] == ["other"]

@@ -68,17 +68,15 @@ class GgufExporter(Exporter):
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """See the base class: the architecture, the grids and every tensor's place are checked."""
         if checkpoint.task != "causal_lm":
-            raise InputError(
-                f"gguf holds causal language models, and this is a {checkpoint.task}; dequantized takes it"
-            )
-        names, others = Names(checkpoint.config), _others(checkpoint)
+            raise InputError(f"gguf holds causal language models, and this is a {checkpoint.task}")
+        names = Names(checkpoint.config)
         for name, entry in checkpoint.weights.items():
             if reason := _misfit(entry):
-                raise InputError(f"gguf cannot hold {name}: {reason}; {others}")
+                raise InputError(f"gguf cannot hold {name}: {reason}")
             names(f"{name}.weight")
             if entry.scheme.input_activations is not None and self.activations == "refuse":
                 raise InputError(
-                    f"gguf cannot hold how the input of {name} is rounded: llama.cpp rounds by itself; {others}; or "
+                    f"gguf cannot hold how the input of {name} is rounded: llama.cpp rounds by itself; "
                     "accept the engine's rounding with export.gguf.activations=engine"
                 )
         for name in rest_names(checkpoint):
@@ -143,7 +141,7 @@ def _add_tokenizer(writer: GGUFWriter, checkpoint: QuantizedCheckpoint, director
     try:
         add_tokenizer(writer, directory, checkpoint.config["vocab_size"], stops, pre)
     except InputError as error:
-        raise InputError(f"{error}; {without}, or export compressed_tensors, which goes with any tokenizer") from None
+        raise InputError(f"{error}; {without}, or pick another format, which goes with any tokenizer") from None
 
 
 def _misfit(entry: QuantizedWeight) -> str | None:
@@ -158,10 +156,6 @@ def _misfit(entry: QuantizedWeight) -> str | None:
     return None
 
 
-def _others(checkpoint: QuantizedCheckpoint) -> str:
-    return "onnx takes it" if checkpoint.conv1d else "compressed_tensors and onnx take it"
-
-
 def _check_scale_format(checkpoint: QuantizedCheckpoint) -> None:
     name = checkpoint.scheme.scale_format
     for entry in checkpoint.weights.values():
@@ -169,7 +163,7 @@ def _check_scale_format(checkpoint: QuantizedCheckpoint) -> None:
         if found.significand > _FP16_BITS:
             raise InputError(
                 f"gguf holds scales in fp16, of {_FP16_BITS} significand bits, and scale_format '{name}' has "
-                f"{found.significand}; train with scheme.scale_format=fp16, or export elsewhere: {_others(checkpoint)}"
+                f"{found.significand}; quantize with scheme.scale_format=fp16"
             )
 
 
@@ -185,7 +179,7 @@ def _inexact_scales(checkpoint: QuantizedCheckpoint) -> InputError:
     fix = "lossless_fp16" if name.startswith("lossless") else "fp16"
     return InputError(
         f"gguf holds scales in fp16 (steps of 6e-8 below 6e-5, largest 65504), and these have some that need more: "
-        f"{listed}; with scheme.scale_format={fix} instead of {name} they are exact"
+        f"{listed}; quantize with scheme.scale_format={fix} instead of {name}, or pick another format"
     )
 
 

@@ -68,9 +68,7 @@ def architecture(config: Config) -> Architecture:
     name = str(config.get("model_type"))
     if name not in ARCHITECTURES:
         hint = nearest(name, ARCHITECTURES)
-        raise InputError(
-            f"gguf cannot hold model_type '{name}', which dequantized takes; it holds {', '.join(ARCHITECTURES)}{hint}"
-        )
+        raise InputError(f"gguf cannot hold model_type '{name}'; it holds {', '.join(ARCHITECTURES)}{hint}")
     found = ARCHITECTURES[name]
     activation = config.get(found.activation_key)
     _expect(activation in found.activations, f"{name} with the activation '{activation}'", found.activations[0])
@@ -234,4 +232,4 @@ def _check_gpt2(config: Config) -> None:
 
 def _expect(holds: bool, what: str, allowed: object) -> None:
     if not holds:
-        raise InputError(f"gguf cannot hold {what}: llama.cpp's graph computes {allowed}; dequantized takes it")
+        raise InputError(f"gguf cannot hold {what}: llama.cpp's graph computes {allowed}")

@@ -84,9 +84,7 @@ class Names:
         found = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
         if found is None:
             arch = self.architecture.arch.name
-            raise InputError(
-                f"gguf cannot hold {name}: llama.cpp's {arch} graph has no such tensor; dequantized takes it"
-            )
+            raise InputError(f"gguf cannot hold {name}: llama.cpp's {arch} graph has no such tensor")
         return found
 
     def interleaved_heads(self, name: str) -> int | None:

@@ -83,7 +83,7 @@ class OnnxExporter(Exporter):
             if inputs is not None and not inputs.dynamic and inputs.num_bits != 8:
                 raise InputError(
                     f"onnx holds static input activations of 8 bits, and those of {name} have {inputs.num_bits}; "
-                    "set num_bits: 8 or dynamic: true, or export to compressed_tensors"
+                    "set scheme.config_groups.<group>.input_activations.num_bits=8 (or .dynamic=true)"
                 )
         check_traceable(checkpoint.config, checkpoint.task)
 

@@ -45,7 +45,7 @@ def check_checkpoint(checkpoint: QuantizedCheckpoint, sequence: int) -> None:
             raise InputError(
                 f"static ONNX holds FP16 weights, and the {entry.args.num_bits}-bit codes of {name} times "
                 f"{checkpoint.scheme.scale_format} scales need {bits} significand bits, not "
-                f"{SIGNIFICAND_BITS[torch.float16]}; train with scheme.scale_format: lossless_fp16 or {_INTEGERS}"
+                f"{SIGNIFICAND_BITS[torch.float16]}; quantize with scheme.scale_format=lossless_fp16 or {_INTEGERS}"
             )
 
 
@@ -85,8 +85,8 @@ def _prove(model: nn.Module, checkpoint: QuantizedCheckpoint) -> None:
     if not wrong:
         return
     weights = {f"{name}.weight" for name in checkpoint.weights}
-    remedies = ["train with scheme.scale_format: lossless_fp16"] if weights & set(wrong) else []
-    remedies += ["freeze with rest_dtype: float16"] if set(wrong) - weights else []
+    remedies = ["quantize with scheme.scale_format=lossless_fp16"] if weights & set(wrong) else []
+    remedies += ["quantize with rest_dtype=float16"] if set(wrong) - weights else []
     raise InputError(
         f"static ONNX holds FP16 ({SIGNIFICAND_BITS[torch.float16]} significand bits), in which {len(wrong)} tensors "
         f"are not exact: {reasons}; {' and '.join(remedies)}, or {_INTEGERS}"

@@ -26,7 +26,6 @@ from qat.models.build import config_from_dict, on_meta
 from qat.models.loaded import Task
 
 _OWN = {"aten", "prims"}
-_OTHERS = "export to compressed_tensors or dequantized"
 
 
 def check_traceable(config: dict[str, Any], task: str, static: tuple[int, int] | None = None) -> None:
@@ -52,9 +51,9 @@ def _check(config: str, task: str, static: tuple[int, int] | None) -> None:
     try:
         program = _export(Graph(model, task), static)
     except Exception as error:  # torch.export's own types and those of the model's code
-        raise InputError(f"torch cannot trace {name} to ONNX: {cause(error)}; {_OTHERS}") from error
+        raise InputError(f"torch cannot trace {name} to ONNX: {cause(error)}") from error
     if foreign := foreign_operators(program.graph_module):
-        raise InputError(f"ONNX cannot hold {name}: torch cannot write its operator {foreign[0]}; {_OTHERS}")
+        raise InputError(f"ONNX cannot hold {name}: torch cannot write its operator {foreign[0]}")
 
 
 def _export(graph: Graph, static: tuple[int, int] | None) -> ExportedProgram:

@@ -11,6 +11,12 @@ def say(line: str, style: str = "") -> None:
     Console().print(Text(line, style), soft_wrap=True)
 
 
+def begin(stage: str) -> None:
+    """Say that a slow stage begins, where standard error is no terminal and so shows no bar and no spinner."""
+    if not Console(stderr=True).is_terminal:
+        say(f"{stage} ...")
+
+
 def show(*tables: RenderableType) -> None:
     """Print tables with an empty line behind each."""
     console = Console()

@@ -17,6 +17,7 @@ from qat.engines.base import Engine
 from qat.evaluate.forward import Forward
 from qat.evaluate.generate import check_prompts, generate
 from qat.evaluate.score import Blocks, Score, score
+from qat.jobs.stages.console import begin
 from qat.jobs.stages.inputs import Inputs
 from qat.models.build import torch_dtype
 from qat.report.metrics import QATQuality, Quality, Sample
@@ -96,6 +97,7 @@ class Evaluation:
         ]
 
     def _measured(self, name: str, model: nn.Module, reference: nn.Module | None) -> dict[str, Any]:
+        begin(f"scoring {name}")
         if self.options.generate:
             with _placed(self.inputs.device, model):
                 self.samples[name] = generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,12 @@ from qat.engines.isolated import Isolated
 from qat.errors import InputError, QatError, RunError, nearest
 from qat.evaluate.parity import Parity, parity
 from qat.export.base import Exporter, folder_bytes
+from qat.jobs.stages.console import begin
 from qat.jobs.stages.engines import Expected, measure
 from qat.jobs.stages.evaluation import Evaluation
 from qat.jobs.stages.training import extra_loggers
 from qat.report.metrics import EngineResult, ExportResult
+from qat.tensor_files import sha256
 from qat.training.loggers import log_artifact
 
 
@@ -75,17 +78,22 @@ def refuse_unfit(picked: Mapping[str, Exporter], checkpoint: QuantizedCheckpoint
         try:
             exporter.takes(checkpoint)
         except InputError as error:
-            others = [other for other in choices("export") if other not in picked and _takes(other, checkpoint)]
-            fitting = f"; formats that take it: {', '.join(others)}" if others else ""
+            others = [_taker(other, checkpoint) for other in choices("export") if other not in picked]
+            takers = ", ".join(filter(None, others))
+            fitting = f"; formats that take it: {takers}" if takers else ""
             raise InputError(f"export {name}: {error}{fitting}") from error
 
 
-def _takes(name: str, checkpoint: QuantizedCheckpoint) -> bool:
+def _taker(name: str, checkpoint: QuantizedCheckpoint) -> str | None:
+    """The name of a format that takes the checkpoint, with what it leaves out; None for one that does not."""
+    exporter: Exporter
     try:
-        instantiate(component("export", name), f"export.{name}").takes(checkpoint)
+        exporter = instantiate(component("export", name), f"export.{name}")
+        exporter.takes(checkpoint)
     except InputError:  # also where the format's own package is not installed
-        return False
-    return True
+        return None
+    rounds_inputs = any(entry.scheme.input_activations is not None for entry in checkpoint.weights.values())
+    return f"{name} (weights only)" if rounds_inputs and not exporter.holds_activations else name
 
 
 def write(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint) -> None:
@@ -98,6 +106,7 @@ def write(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint) ->
     for name, exporter in exporters(run).items():
         target = folder.exports / name
         if not (folder.exists and target.is_dir()):
+            begin(f"writing the export {name}")
             exporter.write(checkpoint, target, tokenizer_dir=folder.quantized)
 
 
@@ -125,16 +134,13 @@ def validate(
             raise InputError(f"{folder.exports / name} does not exist; write it with: {fix}")
     for name, exporter in exporters(run).items():
         directory = folder.exports / name
+        begin(f"re-reading the export {name}")
         try:
             found = parity(checkpoint, exporter.read(directory), exporter.holds_activations)
         except QatError as error:
             validation.problems[name] = f"cannot be read: {error}"
             continue
-        engines = {
-            key: measure(engine, directory, expected)
-            for key, engine in isolated(run).items()
-            if expected is not None and name in engine.formats
-        }
+        engines = {} if expected is None else _in_engines(run, name, directory, expected)
         validation.results[name] = _result(directory, found, engines)
         failed = [f"fails in {key}: {result.reason}" for key, result in engines.items() if result.status == "failed"]
         if problems := [*_mismatch(found), *failed]:
@@ -142,15 +148,33 @@ def validate(
     return validation
 
 
+def _in_engines(run: RunConfig, name: str, directory: Path, expected: Expected) -> dict[str, EngineResult]:
+    """What every engine of the run that knows the format makes of an export."""
+    results = {}
+    for key, engine in isolated(run).items():
+        if name in engine.formats:
+            begin(f"{name} in {key}")
+            results[key] = measure(engine, directory, expected)
+    return results
+
+
 def isolated(run: RunConfig) -> dict[str, Isolated]:
     """The engines of the run, each to be loaded in a process of its own."""
     return {name: Isolated(node) for name, node in run.engine.items()}
+
+
+def files_sha256(directory: Path) -> str:
+    """SHA-256 (hex) of a folder: of a line for each of its files, as ``sha256sum`` writes them, sorted by name."""
+    files = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*") if path.is_file()}
+    lines = [f"{sha256(path)}  {name}\n" for name, path in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _result(directory: Path, found: Parity, engines: dict[str, EngineResult]) -> ExportResult:
     first = next((result for result in engines.values() if result.description is not None), None)
     return ExportResult(
         bytes=folder_bytes(directory),
+        files_sha256=files_sha256(directory),
         tensors=found.tensors,
         mismatched_codes=found.mismatched_codes,
         mismatched_zero_points=found.mismatched_zero_points,

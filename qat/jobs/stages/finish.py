@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from qat.config import record
-from qat.config.run_folder import RunFolder
+from qat.config.run_folder import RunFolder, model_name
 from qat.config.schema import RunConfig
 from qat.jobs.stages import promise
 from qat.jobs.stages.console import say
@@ -18,13 +18,18 @@ from qat.report.summary import print_summary
 METRICS = "metrics.json"
 
 
-def new_metrics(run: RunConfig, inputs: Inputs) -> Metrics:
-    """Metrics that say what was run and on what; the stages fill in the rest."""
+def new_metrics(run: RunConfig, inputs: Inputs | None) -> Metrics:
+    """Metrics that say what was run and on what; the stages fill in the rest.
+
+    Args:
+        run: the checked config.
+        inputs: model and text; None where neither was read.
+    """
     return Metrics(
         recipe=run.recipe,
-        model=inputs.loaded.name,
+        model=model_name(run) if inputs is None else inputs.loaded.name,
         scheme=run.choices.scheme or "float",
-        data=record.redact(inputs.source.describe()),
+        data={} if inputs is None else record.redact(inputs.source.describe()),
         environment=environment(),
     )
 

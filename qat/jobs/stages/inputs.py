@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -15,6 +15,7 @@ from qat.data.document import Source, Split
 from qat.data.masking import Masking
 from qat.data.tokens import TokenBlocks, build_tokens
 from qat.errors import InputError
+from qat.jobs.stages.console import begin
 from qat.models.loaded import LoadedModel
 from qat.training.trainer import TrainerConfig, accelerator_of
 
@@ -32,6 +33,7 @@ class Inputs:
     loaded: LoadedModel
     source: Source
     trainer: TrainerConfig
+    _blocks: dict[Split, TokenBlocks] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -48,8 +50,11 @@ class Inputs:
         return Masking.from_tokenizer(self.loaded.tokenizer) if self.loaded.task == "masked_lm" else None
 
     def tokens(self, split: Split) -> TokenBlocks:
-        """The packed blocks of a split, from the cache when they are there."""
-        return build_tokens(self.source, self.loaded.tokenizer, split, self.trainer.block_size)
+        """The packed blocks of a split, from the cache when they are there; the cache is read and checked once."""
+        if split not in self._blocks:
+            begin(f"tokens of the {split} split")
+            self._blocks[split] = build_tokens(self.source, self.loaded.tokenizer, split, self.trainer.block_size)
+        return self._blocks[split]
 
     def calibration(self, batches: int) -> Iterator[dict[str, Tensor]]:
         """The first batches of the training split, as keyword arguments of a model on :attr:`device`."""
@@ -70,6 +75,7 @@ def load(run: RunConfig) -> Inputs:
     """
     trainer: TrainerConfig = instantiate(run.trainer, "trainer")
     accelerator_of(trainer.device)
+    begin("loading the model")
     loaded: LoadedModel = instantiate(run.model, "model")
     if trainer.block_size > loaded.context:
         raise InputError(

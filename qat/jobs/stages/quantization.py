@@ -12,6 +12,7 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.config.check import instantiate
 from qat.config.schema import RunConfig
 from qat.errors import InputError
+from qat.jobs.stages.console import begin
 from qat.jobs.stages.inputs import Inputs
 from qat.models.build import torch_dtype
 from qat.observers.minmax import MinMax
@@ -59,6 +60,7 @@ def schedule_of(run: RunConfig, scheme: Scheme) -> PrecisionSchedule:
 
 def prepare_copy(run: RunConfig, inputs: Inputs, scheme: Scheme) -> Prepared:
     """Prepare a copy of the base for training; static activations get their first range from data."""
+    begin("preparing the model")
     model = _copy(inputs, inputs.loaded.model)
     observer = instantiate(run.observer, "observer")
     report = prepare(model, scheme, instantiate(run.fake_quantizer, "fake_quantizer"), observer)
@@ -71,6 +73,7 @@ def post_training(
     run: RunConfig, inputs: Inputs, model: nn.Module, algorithm: PTQ, scheme: Scheme
 ) -> QuantizedCheckpoint:
     """Quantize a copy of ``model`` without training, through the same prepare and freeze as QAT."""
+    begin(f"quantizing with {type(algorithm).__name__}")
     model = _copy(inputs, model)
     observer = instantiate(run.observer, "observer")
     prepare(model, scheme, observer=MinMax())  # the algorithm sets the ranges: a search here would be thrown away

@@ -19,7 +19,7 @@ from qat.errors import InputError
 from qat.export.base import Exporter, folder_bytes
 from qat.grid import Grid
 from qat.jobs.stages import exports
-from qat.jobs.stages.console import say
+from qat.jobs.stages.console import begin, say
 from qat.models.build import torch_dtype
 from qat.models.files import check_weights, read_config, stored_dtype
 from qat.models.hf import own_or_given_tokenizer
@@ -91,6 +91,7 @@ def plan(run: RunConfig, folder: RunFolder, algorithm: PTQ, scheme: Scheme) -> S
 def save(streamed: Streamed, folder: RunFolder) -> QuantizedCheckpoint:
     """Write ``quantized/``, unless an earlier attempt finished it, and take it up again."""
     if not folder.quantized.is_dir():
+        begin("quantizing")
         with _watched(streamed.checkpoint, "quantize") as checkpoint:
             checkpoint.save(folder.quantized, streamed.tokenizer)
         say(f"quantized: {folder.quantized} ({human_bytes(folder_bytes(folder.quantized))})")

@@ -77,6 +77,38 @@ def test_a_whole_folder_is_finished_or_absent() -> None:
     assert latest.resolve() == first.path.resolve()
 
 
+def test_no_empty_folder_is_left_above_one_that_failed() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_inside(chosen("recipe=demo/base"))
+    assert not Path("outputs").exists()
+    Path("outputs/demo").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_inside(chosen("recipe=demo/base"))
+    assert list(Path("outputs").rglob("*")) == [Path("outputs/demo")], "that one was there before"
+
+
+def test_a_run_is_taken_up_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("corpus/a.txt", "mine/own/a.yaml", "away/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "mine/own/a.yaml").write_text("data: {test: [corpus/a.txt]}\ndefaults: [{override /data: text}]\n")
+    words = ["recipe=own/a", "recipes=mine", "data.train=[corpus/*.txt]", "run_dir=there"]
+    config = compose(words, "mine")
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, RunConfig)
+    choose("run", run, config, words).create()
+    monkeypatch.chdir(tmp_path / "away")
+    recorded = record.read_overrides(Path("../there"))
+    assert recorded[:4] == words, "what was typed stays as it was"
+    config = compose([*recorded, "resume=../there"], tmp_path / "mine")
+    assert list(config.data.train) == [str(tmp_path / "corpus/*.txt")]
+    assert list(config.data.test) == [str(tmp_path / "corpus/a.txt")], "the recipe's own too"
+    assert config.recipes == str(tmp_path / "mine")
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, RunConfig)
+    assert choose("run", run, config, recorded).exists
+
+
 def test_a_folder_that_cannot_be_recorded_is_not_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -84,25 +84,46 @@ def test_what_the_format_cannot_hold_writes_nothing(tmp_path):
     ],
     ids=["disk", "quota", "safetensors"],
 )
-def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(tmp_path, error):
-    with pytest.raises(DiskFull, match="no disk space left for .*text: the weights need 1,234,567 bytes"):
-        Text(fails=error).write(CHECKPOINT, tmp_path / "text")
+def test_a_full_disk_names_folder_and_bytes_and_leaves_nothing(tmp_path, monkeypatch, error):
+    """The disk looked large enough: it is said how much is free when nothing of the export is there any more."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda at: SimpleNamespace(free=9_000_000 - (at != tmp_path)))
+    with pytest.raises(DiskFull) as raised:
+        Text(fails=error).write(CHECKPOINT, tmp_path / "run" / "exports" / "text")
+    assert str(raised.value) == (
+        f"no disk space left for {tmp_path / 'run/exports/text'}: it needs about 1,377,984 bytes and 9,000,000 are "
+        "free again; look for a quota or another program that fills the disk; free some there, or move the run folder "
+        "to another disk (it can lie anywhere)"
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_too_little_space_is_seen_before_writing(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_566))
+    """The weights' 1,234,567 bytes, the tokenizer's 5,000, and a hundredth and 128 KiB for all else."""
+    source = tmp_path / "quantized"
+    source.mkdir()
+    (source / "tokenizer.json").write_bytes(b"x" * 4000)
+    (source / "merges.txt").write_bytes(b"x" * 1000)
+    (source / "model.safetensors").write_bytes(b"x" * 7000)
+    needed = 1_234_567 + 5_000 + 12_345 + 131_072
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     exporter = Text(fails=AssertionError("must not write"))
-    with pytest.raises(DiskFull, match="no disk space left"):
-        exporter.write(CHECKPOINT, tmp_path / "text")
-    assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_234_567))
-    Text().write(CHECKPOINT, tmp_path / "text")
+    with pytest.raises(DiskFull) as raised:
+        exporter.write(CHECKPOINT, tmp_path / "exports" / "text", source)
+    assert f"it needs about {needed:,} bytes and {needed - 1:,} are free; free some there" in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["quantized"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    Text().write(CHECKPOINT, tmp_path / "exports" / "text", source)
+
+
+def test_a_file_where_the_exports_must_lie_is_named(tmp_path):
+    (tmp_path / "exports").touch()
+    with pytest.raises(InputError, match=f"^{tmp_path / 'exports'} is no folder, and .*text must lie in it"):
+        Text().write(CHECKPOINT, tmp_path / "exports" / "text")
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_folder_that_may_not_be_written_is_named(tmp_path, code):
-    with pytest.raises(InputError, match=r"text cannot be written \(.*\); make its folder writable or"):
+    with pytest.raises(InputError, match=r"text cannot be written \(.*\); make its folder writable, or copy the run"):
         Text(fails=OSError(code, os.strerror(code))).write(CHECKPOINT, tmp_path / "text")
     assert not list(tmp_path.iterdir())
 

@@ -14,11 +14,13 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.evaluate.parity import Parity, parity
 from qat.export.dequantized import DequantizedExporter
+from qat.grid import Grid
 from qat.models.build import initialise
 from qat.prepare import prepare
 from qat.quantized import Deferred
 from qat.restore import restore
 from qat.scheme import Scheme
+from qat.tensor_files import blocks
 
 TOKENS = torch.arange(24).reshape(2, 12)
 
@@ -74,21 +76,19 @@ def test_float32_holds_what_16_bits_do_not(tmp_path):
         (8, True, "auto", 15, "lossless_fp16"),
         (4, False, "auto", 12, "lossless_fp16"),
         (4, True, "bfloat16", 11, "lossless_bf16"),
-        (8, False, "bfloat16", 16, "lossless_fp16 and export with dtype: float16"),
+        (8, False, "bfloat16", 16, "lossless_fp16 and export with export.dequantized.dtype=float16"),
     ],
 )
 def test_a_scheme_with_too_many_bits_is_refused_before_training(bits, symmetric, dtype, needed, remedy):
-    message = rf"q_proj exactly.* need {needed} significand bits; .*scale_format: {remedy}, take dtype: float32, or "
-    message += "export integers: compressed_tensors"
+    message = rf"q_proj exactly.* need {needed} significand bits; quantize with scheme.scale_format={remedy}, "
+    message += r"or set export\.dequantized\.dtype=float32$"
     with pytest.raises(InputError, match=message):
         DequantizedExporter(dtype=dtype).takes(frozen(bits, symmetric))
 
 
 def test_an_inexact_tensor_of_the_rest_is_named_and_nothing_is_left(tmp_path):
     made = frozen(rest=torch.float32)
-    with pytest.raises(
-        InputError, match=r"model\.embed_tokens\.weight needs 2\d significand bits.*rest_dtype: float16"
-    ):
+    with pytest.raises(InputError, match=r"model\.embed_tokens\.weight needs 2\d significand bits.*rest_dtype=float16"):
         DequantizedExporter().write(made, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
@@ -122,6 +122,37 @@ def test_a_weight_is_computed_once_and_only_to_be_written(tmp_path):
     assert computed == []
     exporter.write(made, tmp_path / "out")
     assert computed == list(made.weights)
+
+
+@pytest.mark.parametrize("weights", [
+    {"strategy": "tensor"}, {"strategy": "channel"}, {"strategy": "group", "group_size": 32, "symmetric": False},
+], ids=lambda weights: weights["strategy"])  # fmt: skip
+def test_a_large_weight_is_written_in_blocks_of_rows_with_the_same_bytes(tmp_path, monkeypatch, weights):
+    """No more of a weight is there as floats than 8 rows of 64 columns."""
+    model, scheme = random_llama(), Scheme({"all": {"targets": ["Linear"], "weights": {"num_bits": 4, **weights}}})
+    prepare(model, scheme)
+    made = QuantizedCheckpoint.freeze(model, scheme)
+    exporter = DequantizedExporter(dtype="float32")
+    exporter.write(made, tmp_path / "whole")
+    computed, value = [], Grid.value
+    monkeypatch.setattr(Grid, "value", lambda grid: computed.append(value(grid)) or computed[-1])
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 64 * 4)
+    exporter.write(made, tmp_path / "blocks")
+    computed = [tensor for tensor in computed if not tensor.is_meta]
+    assert max(tensor.nbytes for tensor in computed) == 8 * 64 * 4
+    assert sum(tensor.numel() for tensor in computed) == sum(e.grid.codes.numel() for e in made.weights.values())
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "blocks" / path.name).read_bytes()
+
+
+def test_a_block_that_is_not_exact_refuses_the_whole_tensor(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
+    made = frozen(scale_format="significand_3")
+    name = next(iter(made.weights))
+    made.weights[name].grid.scale[-1, -1] = 2.0**-40
+    with pytest.raises(InputError, match=rf"cannot hold 1 of 20 tensors exactly .*{name}.weight holds"):
+        DequantizedExporter().write(made, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ignore", [(), ("re:.*c_proj",)], ids=["all quantized", "one float"])
@@ -213,14 +244,14 @@ def test_an_inexact_weight_and_an_inexact_rest_have_their_own_remedies(tmp_path)
     made.weights[name].grid.scale[0, 0] = 2.0**-40
     with pytest.raises(InputError, match=rf"cannot hold 1 of 20 tensors exactly .*{name}.weight holds") as weight:
         DequantizedExporter().write(made, tmp_path / "out")
-    assert "scale_format: lossless_fp16" in str(weight.value)
+    assert "scale_format=lossless_fp16" in str(weight.value)
     assert "rest_dtype" not in str(weight.value)
     made.rest["model.norm.weight"] = torch.full((64,), 2.0**-40)
-    with pytest.raises(InputError, match=r"hold 2 of 20 tensors.*lossless_fp16 and freeze with rest_dtype: float"):
+    with pytest.raises(InputError, match=r"hold 2 of 20 tensors.*lossless_fp16 and quantize with rest_dtype=float"):
         DequantizedExporter().write(made, tmp_path / "out")
     made = frozen(scale_format="significand_3")
     made.rest["model.norm.weight"] = torch.full((64,), 2.0**-40)
-    with pytest.raises(InputError, match=r"1 of 20 tensors.*; freeze with rest_dtype: float16, take dtype") as rest:
+    with pytest.raises(InputError, match=r"1 of 20 tensors.*; quantize with rest_dtype=float16, or set ") as rest:
         DequantizedExporter().write(made, tmp_path / "out")
     assert "scale_format" not in str(rest.value)
 

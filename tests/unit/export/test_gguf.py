@@ -217,7 +217,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     ],
 )
 def test_other_grids_are_refused_with_the_formats_that_take_them(given, message):
-    with pytest.raises(InputError, match=f"{message}.*compressed_tensors and onnx take it"):
+    with pytest.raises(InputError, match=message):
         GgufExporter().takes(frozen(given))
 
 
@@ -254,7 +254,7 @@ def test_three_modules_with_inexact_scales_are_named_and_the_others_counted(tmp_
     for entry in list(made.weights.values())[:count]:
         entry.grid.scale[0, 0] = 2.0**-40
     last = list(made.weights)[2].replace(".", r"\.")
-    message = rf"{last} \(1 scales, smallest 9\.09e-13\){rest}; with scheme\.scale_format=lossless_fp16 instead of"
+    message = rf"{last} \(1 scales, smallest 9\.09e-13\){rest}; quantize with scheme\.scale_format=lossless_fp16 "
     with pytest.raises(InputError, match=message):
         written(made, tmp_path)
 
@@ -361,7 +361,7 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 
 @pytest.mark.parametrize("task", ["masked_lm", "encoder"])
 def test_other_tasks_are_refused(task):
-    with pytest.raises(InputError, match=f"this is a {task}; dequantized takes it"):
+    with pytest.raises(InputError, match=f"this is a {task}$"):
         GgufExporter().takes(replace(frozen(scheme()), task=task))
 
 

@@ -92,7 +92,7 @@ def test_scales_that_float16_does_not_hold_are_named_with_the_remedy(tmp_path):
         entries[f"model.layers.{index}.q_proj"].grid.scale[0, 0] = 2.0**-30
     message = (
         r"does not hold those of 4 modules exactly: model\.layers\.0\.q_proj holds 9\.31323e-10, out of its range, "
-        r".*layers\.2.*layers\.3.* and 1 more; train with scheme.scale_format: fp16, or export to compressed_tensors"
+        r".*layers\.2.*layers\.3.* and 1 more; quantize with scheme.scale_format=fp16, or pick another"
     )
     with pytest.raises(InputError, match=message):
         GptqExporter().write(checkpoint(entries, scale_format="bf16"), tmp_path / "out")
@@ -100,7 +100,7 @@ def test_scales_that_float16_does_not_hold_are_named_with_the_remedy(tmp_path):
 
 
 def test_a_scale_format_of_too_many_bits_is_refused_early():
-    with pytest.raises(InputError, match="fp32 scales have 24; train with scheme.scale_format: fp16"):
+    with pytest.raises(InputError, match="fp32 scales have 24; quantize with scheme.scale_format=fp16$"):
         GptqExporter().takes(checkpoint({NAME: entry(dtype=torch.float32)}, scale_format="fp32"))
 
 
@@ -143,12 +143,12 @@ def test_the_lowest_zero_point_is_held_by_v2(tmp_path):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (entry(5), "packs 2, 3, 4, 8; export to compressed_tensors or torchao"),
-        (entry(kind="Embedding"), "leave embeddings and the head float or export to compressed_tensors or torchao"),
-        (entry(8, None, inputs=DYNAMIC), "quantizes input activations; export to compressed_tensors"),
-        (entry(shape=(16, 64)), "16 x 64, and both must be multiples of 32; export to compressed_tensors or torchao"),
+        (entry(5), "packs 2, 3, 4, 8$"),
+        (entry(kind="Embedding"), "leave embeddings and the head float$"),
+        (entry(8, None, inputs=DYNAMIC), "quantizes input activations$"),
+        (entry(shape=(16, 64)), "16 x 64, and both must be multiples of 32$"),
         (entry(group=16, shape=(32, 48)), "32 x 48, and both must be multiples of 32"),
-        (entry(strategy="tensor", group=None), "strategy 'tensor', and it holds channel and group; export to compr"),
+        (entry(strategy="tensor", group=None), "strategy 'tensor', and it holds channel and group$"),
     ],
     ids=["bits", "embedding", "activations", "rows", "columns", "strategy"],
 )
@@ -162,7 +162,7 @@ def test_what_the_layout_cannot_hold_is_refused_early(made, message):
     [
         ("lm_head", {}, "the linear layers of the blocks only"),
         (NAME, {"tied": [["model.embed_tokens.weight", f"{NAME}.weight"]]}, "the linear layers of the blocks only"),
-        (NAME, {"conv1d": [NAME]}, "builds it as Conv1D; export to dequantized or gguf"),
+        (NAME, {"conv1d": [NAME]}, "builds it as Conv1D$"),
     ],
     ids=["head", "tied", "conv1d"],
 )

@@ -44,7 +44,7 @@ def test_a_mixture_of_experts_is_refused_before_training():
         trace(model, "causal_lm", OPSET)
     prepare(model, preset("w4a16_g32"))
     checkpoint = QuantizedCheckpoint.freeze(model, preset("w4a16_g32"))
-    with pytest.raises(InputError, match=f"cannot hold MixtralForCausalLM: .*{OPERATOR}.*; export to compressed_"):
+    with pytest.raises(InputError, match=f"cannot hold MixtralForCausalLM: torch cannot write its operator {OPERATOR}"):
         OnnxExporter().takes(checkpoint)
 
 

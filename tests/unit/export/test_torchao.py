@@ -132,7 +132,7 @@ def test_parity_sees_what_was_altered(tmp_path):
     ids=["static", "group", "asymmetric weights", "asymmetric inputs", "bits of inputs"],
 )
 def test_what_no_tensor_computes_is_refused(inputs, weights, reason):
-    with pytest.raises(InputError, match=f"q_proj: .*{reason}.*compressed_tensors"):
+    with pytest.raises(InputError, match=f"q_proj: .*{reason}"):
         TorchaoExporter().takes(frozen(num_bits=8, inputs=inputs, **weights))
 
 
@@ -162,7 +162,7 @@ def test_conv1d_is_refused():
     made = frozen(num_bits=4, strategy="channel")
     name = next(iter(made.weights))
     made.conv1d = [name]
-    with pytest.raises(InputError, match=f"torchao cannot hold {name}: .* Conv1D, .*export to dequantized or gguf"):
+    with pytest.raises(InputError, match=f"torchao cannot hold {name}: .* Conv1D, for which torchao has no tensor$"):
         TorchaoExporter().takes(made)
 
 

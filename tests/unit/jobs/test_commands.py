@@ -221,7 +221,6 @@ def test_validate_checks_every_export_in_the_folder(run: Path, capsys: pytest.Ca
     }
     shutil.rmtree(run / "exports" / "compressed_tensors")
     assert main(["validate", f"run={run}", "engine=[]"]) == 0
-    assert metrics(run)["exports"]["dequantized"]["engines"] == {}
     assert "does not exist" in error_of(capsys, "validate", f"run={run}", "export=compressed_tensors")
 
 
@@ -230,7 +229,7 @@ def test_an_engine_that_is_not_there_fails_nothing_and_passes_nothing(
 ) -> None:
     monkeypatch.setenv("QAT_ENGINES", str(tmp_path / "nowhere"))
     assert main(["validate", f"run={run}", "engine=vllm"]) == 0
-    (engine,) = metrics(run)["exports"]["compressed_tensors"]["engines"].values()
+    engine = metrics(run)["exports"]["compressed_tensors"]["engines"]["vllm"]
     assert (engine["status"], engine["loss"]) == ("not_available", None)
     assert "not available: not installed: scripts/engines.sh vllm" in " ".join(capsys.readouterr().out.split())
 
@@ -266,7 +265,7 @@ def truncated(path: Path) -> None:
         ("model.safetensors", altered, "is damaged: its sha256 is not the manifest's"),
         ("model.safetensors", truncated, "is damaged: its sha256 is not the manifest's"),
         ("config.json", altered, "is damaged: its sha256 is not the manifest's"),
-        ("tokenizer.json", Path.unlink, "is missing; make the checkpoint again"),
+        ("tokenizer.json", Path.unlink, "is missing; quantize again"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_by_its_file_and_nothing_changes(

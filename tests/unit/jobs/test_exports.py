@@ -160,11 +160,20 @@ def test_other_numbers_and_modules_are_named(tmp_path: Path, monkeypatch: pytest
     )
 
 
-def test_a_refusal_names_the_formats_that_take_the_checkpoint() -> None:
-    checkpoint = frozen("w2a16_g32_asym")
+@pytest.mark.parametrize(("scheme", "reason", "takers"), [
+    ("w2a16_g32_asym", "no zero point", "compressed_tensors, dequantized, gptq, onnx, torchao"),
+    ("w4a8_g32", "accept the engine's rounding with export.gguf.activations=engine",
+     "compressed_tensors, dequantized (weights only), onnx"),
+    ("w8a8", "accept the engine's rounding with export.gguf.activations=engine", "compressed_tensors, onnx, torchao"),
+])  # fmt: skip
+def test_a_refusal_names_once_the_formats_that_take_the_checkpoint(scheme: str, reason: str, takers: str) -> None:
+    checkpoint = frozen(scheme)
     picked = exports.exporters(run_of(export={"gguf": component("export", "gguf")}))
-    with pytest.raises(InputError, match="^export gguf: .*; formats that take it: .*compressed_tensors"):
+    with pytest.raises(InputError) as raised:
         exports.refuse_unfit(picked, checkpoint)
+    before, separator, listed = str(raised.value).partition("; formats that take it: ")
+    assert before.startswith("export gguf: gguf cannot hold ") and before.endswith(reason)
+    assert (separator, listed) == ("; formats that take it: ", takers)
     exports.refuse_unfit(exports.exporters(run_of()), checkpoint)
 
 

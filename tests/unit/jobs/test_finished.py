@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from support import error_of, metrics
 
+from qat.checkpoint import QuantizedCheckpoint
 from qat.cli.main import main
 from qat.jobs.stages import exports as export_stage
+from qat.jobs.stages import inputs
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +79,7 @@ def test_gpt2_is_quantized_without_an_export(
     words = [*small, "model.architecture={model_type: gpt2}", f"run_dir={tmp_path / 'run'}"]
     line = error_of(capsys, command, *words)
     assert "Conv1D" in line
-    assert "run without an export: export=[]" in line
+    assert "run without an export is export=[]" in line
     assert not (tmp_path / "run").exists()
     assert main([command, *words, "export=[]"]) == 0
     assert (tmp_path / "run" / "quantized").is_dir()
@@ -135,3 +137,84 @@ def test_another_model_is_not_compared_with_the_run(
 
 def test_validate_needs_an_export(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no export is picked" in error_of(capsys, "validate", f"run={run}", "export=[]")
+
+
+def test_validate_keeps_what_it_did_not_measure_of_the_same_files(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And shows what it did."""
+    monkeypatch.setenv("QAT_ENGINES", str(tmp_path / "nowhere"))
+    assert main(["export", f"run={run}", "export=dequantized", "export.dequantized.dtype=float32"]) == 0
+    before = metrics(run)["exports"]["compressed_tensors"]
+    capsys.readouterr()
+    words = ["export=dequantized", "export.dequantized.dtype=float32", "engine=vllm"]
+    assert main(["validate", f"run={run}", *words]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "dequantized in vllm: not available" in printed
+    assert "compressed_tensors was loaded" not in printed
+    assert "from earlier commands: compressed_tensors (transformers)" in printed
+    assert metrics(run)["exports"]["compressed_tensors"] == before
+    assert main(["validate", f"run={run}", "engine=[]"]) == 0
+    found = metrics(run)["exports"]
+    assert found["compressed_tensors"] == before
+    assert set(found["dequantized"]["engines"]) == {"vllm"}
+
+
+def test_validate_forgets_what_was_measured_of_other_files(run: Path) -> None:
+    (run / "exports" / "compressed_tensors" / "notes.txt").write_text("changed")
+    assert main(["validate", f"run={run}", "engine=[]"]) == 0
+    assert metrics(run)["exports"]["compressed_tensors"]["engines"] == {}
+
+
+def test_numbers_are_compared_without_model_and_data(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the run was never scored."""
+    monkeypatch.setattr(inputs, "load", None)
+    (run / "metrics.json").unlink()
+    assert main(["validate", f"run={run}", "engine=[]"]) == 0
+    found = metrics(run)
+    assert (found["model"], found["scheme"]) == ("any", "w4a16_g32")
+    assert found["exports"]["compressed_tensors"]["mismatched_codes"] == 0
+
+
+def test_validate_asks_the_default_engines_where_the_run_had_none(llama: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert main(["ptq", *llama, "engine=[]", f"run_dir={folder}"]) == 0
+    assert metrics(folder)["exports"]["compressed_tensors"]["engines"] == {}
+    assert main(["validate", f"run={folder}", "engine=[]"]) == 0
+    assert metrics(folder)["exports"]["compressed_tensors"]["engines"] == {}
+    assert main(["validate", f"run={folder}"]) == 0
+    assert metrics(folder)["exports"]["compressed_tensors"]["engines"]["transformers"]["status"] == "ok"
+
+
+def test_a_ptq_tells_each_slow_stage_where_there_is_no_terminal(
+    llama: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ptq", *llama, f"run_dir={tmp_path / 'run'}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" ...")]
+    assert lines == [
+        "loading the model ...",
+        "tokens of the test split ...",
+        "quantizing with RTN ...",
+        "writing the export compressed_tensors ...",
+        "scoring float ...",
+        "scoring ptq.rtn ...",
+        "re-reading the export compressed_tensors ...",
+        "compressed_tensors in transformers ...",
+    ]
+
+
+@pytest.mark.parametrize("stage", ["freeze", "save"])
+def test_an_interrupted_ptq_says_that_nothing_was_written(
+    llama: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(QuantizedCheckpoint, stage, interrupted)
+    assert error_of(capsys, "ptq", *llama, code=130) == "qat: interrupted; nothing was written"
+    assert list(tmp_path.iterdir()) == []

@@ -60,6 +60,20 @@ def test_the_files_are_those_of_a_run_in_memory(
     assert main(["export", f"run={tmp_path / 'run'}", "export=dequantized", "export.dequantized.dtype=float32"]) == 0
 
 
+def test_a_validated_run_is_not_called_unmeasured(
+    words: list[str], text_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*words, *text_words, "trainer.block_size=32", "trainer.device=cpu", "evaluate.blocks=2"]) == 0
+    assert "PTQ" not in capsys.readouterr().out, "a table of scores without a score"
+    assert main(["validate", f"run={run}", "engine=[]"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["unmeasured"] is not None
+    assert main(["validate", f"run={run}"]) == 0
+    found = json.loads((run / "metrics.json").read_text())
+    assert (found["unmeasured"], found["exports"]["compressed_tensors"]["loss"] is None) == (None, False)
+    assert "not scored" not in capsys.readouterr().out
+
+
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
     """Stop in the middle of the third tensor, as Ctrl-C would."""
     original = getattr(owner, name)
@@ -86,10 +100,7 @@ def test_an_interrupted_run_is_resumed_without_making_anything_twice(
         interrupt(patch, QuantizedCheckpoint if during == "save" else CompressedTensorsExporter, "_tensors")
         line = error_of(capsys, *words, code=130)
     assert line == f"qat: interrupted; resume with: qat ptq resume={run}"
-    assert [name for name in names(run) if not name.startswith(".")] == (
-        [] if during == "save" else ["exports", "quantized"]
-    )
-    assert not (run / "exports" / "compressed_tensors").exists()
+    assert [name for name in names(run) if not name.startswith(".")] == ([] if during == "save" else ["quantized"])
     before = {path: path.stat().st_mtime_ns for path in run.glob("quantized/*")}
     assert main(["ptq", f"resume={run}"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -126,3 +126,9 @@ def test_an_encoder_shows_its_own_measures():
     assert "cosine" in text
     assert "ppl" not in text
     assert row(text, "QAT") == ["0.99912", "1.2e-05", "-"]
+
+
+def test_models_of_which_only_the_size_is_known_are_no_table_of_scores():
+    text = text_of(Metrics(model="m", scheme="w8a8", ptq={"rtn": Quality(bytes=5, of="base")}, exports=FULL.exports))
+    assert "compressed_tensors" in text
+    assert "PTQ" not in text
