@@ -186,8 +186,12 @@ def run(options: argparse.Namespace, log: Console) -> Iterator[tuple[Round, list
 
 
 def listener(port: int) -> psutil.Process:
-    """The child of this process that was told to listen on ``port``."""
-    return next(one for one in psutil.Process().children(recursive=True) if str(port) in one.cmdline())
+    """The child of this process that listens on ``port``."""
+    return next(
+        one
+        for one in psutil.Process().children(recursive=True)
+        if any(open_one.laddr.port == port for open_one in one.net_connections() if open_one.status == "LISTEN")
+    )
 
 
 def quantiles(latencies: Sequence[float]) -> dict[str, float]:

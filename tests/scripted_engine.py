@@ -48,7 +48,8 @@ class Engine:
     Attributes:
         received: bodies of the chat requests.
         script: what a stream consists of, in place of the words; GATE waits for ``opened``, CRASH breaks off.
-        answer: a whole answer and its status, in place of the words.
+        answer: a response without a stream and its status, in place of the words.
+        key: API key that it asks for; None: none.
         left: streams that nobody waited for any more.
     """
 
@@ -56,6 +57,7 @@ class Engine:
         self.received: list[dict[str, Any]] = []
         self.script: list[bytes] | None = None
         self.answer: tuple[int, Any] | None = None
+        self.key: str | None = None
         self.health = 200
         self.left = 0
         self.opened = threading.Event()
@@ -63,26 +65,21 @@ class Engine:
         self.app = Starlette(routes=routes)
 
     async def _health(self, request: Request) -> Response:
-        return Response(status_code=self.health)
+        return Response(status_code=self.health if self._knows(request) else 401)
 
     async def _chat(self, request: Request) -> Response:
+        if not self._knows(request):
+            return JSONResponse({"error": {"message": "Invalid API key"}}, 401)
         body = await request.json()
         self.received.append(body)
         if self.answer is not None:
             return JSONResponse(self.answer[1], self.answer[0])
+        assert body["stream"] is True, "an answer that is not streamed is computed to its end whoever leaves"
         words = str(body["messages"][-1].get("content")).split(" ")
-        if body.get("stream"):
-            return StreamingResponse(self._stream(self.script or default(words)), media_type="text/event-stream")
-        usage = {"prompt_tokens": 7, "completion_tokens": len(words), "total_tokens": 7 + len(words)}
-        message = {"role": "assistant", "content": " ".join(words), "tool_calls": [], "reasoning_content": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": None}
-        whole = {"id": "chatcmpl-engine", "object": "chat.completion", "created": 1700000000, "model": "engine/model"}
-        while GATE in (self.script or []) and not self.opened.is_set():
-            if await request.is_disconnected():
-                self.left += 1
-                break
-            await asyncio.sleep(0.01)
-        return JSONResponse(whole | {"choices": [choice], "usage": usage, "prompt_logprobs": None})
+        return StreamingResponse(self._stream(self.script or default(words)), media_type="text/event-stream")
+
+    def _knows(self, request: Request) -> bool:
+        return self.key is None or request.headers.get("authorization") == f"Bearer {self.key}"
 
     async def _stream(self, script: list[bytes]) -> AsyncIterator[bytes]:
         try:

@@ -31,8 +31,9 @@ from torch import Tensor
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
 from qat.export.ct_config import group_of, packs_zero_points, parse_config, quantization_config
-from qat.export.ct_tensors import compress, decompress, required, to_grid, unpackable
+from qat.export.ct_tensors import compress, decompress, pieces, required, to_grid, unpackable
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
+from qat.grid import Grid
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import TensorFolder
 
@@ -108,9 +109,15 @@ def read_modules(
 
 def _read_module(config: QuantizationConfig, name: str, tensors: Mapping[str, Tensor]) -> ReadModule:
     scheme, local = group_of(config, name), dict(tensors)
-    grid = to_grid(local, scheme)
-    if not torch.equal(decompress(local, scheme)["weight"], grid.value()):
-        raise RunError(f"{name}: compressed-tensors makes other values of it than its integers have")
+    grids = []
+    for piece in pieces(local, scheme):
+        grids.append(to_grid(piece, scheme))
+        if not torch.equal(decompress(piece, scheme)["weight"], grids[-1].value()):
+            raise RunError(f"{name}: compressed-tensors makes other values of it than its integers have")
+    zero_point = grids[0].zero_point
+    if zero_point is not None and len(zero_point) > 1:
+        zero_point = torch.cat([grid.zero_point for grid in grids if grid.zero_point is not None])
+    grid = Grid(torch.cat([grid.codes for grid in grids]), local["weight_scale"], zero_point)
     return ReadModule(grid, local.get("input_scale"), local.get("input_zero_point"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
@@ -13,6 +15,11 @@ from qat.export.ct_config import module_scheme, packs_zero_points
 from qat.export.pack import pack_codes
 from qat.grid import Grid
 from qat.quantized import QuantizedWeight
+
+_PIECE = 1 << 24
+"""Numbers unpacked at once."""
+_ALIGNED = 32
+"""Rows whose zero points fill whole words, at any width."""
 
 
 def compress(entry: QuantizedWeight) -> dict[str, Tensor]:
@@ -61,6 +68,30 @@ def to_grid(local: dict[str, Tensor], scheme: QuantizationScheme) -> Grid:
     if zero_point is not None and packs_zero_points(scheme):
         zero_point = unpack_from_int32(zero_point, bits, torch.Size((shape[0], scale.shape[-1])), 0)
     return Grid(unpack_from_int32(local["weight_packed"], bits, shape), scale, zero_point)
+
+
+def pieces(local: dict[str, Tensor], scheme: QuantizationScheme) -> Iterator[dict[str, Tensor]]:
+    """The module as modules of some of its rows each: unpacking takes several times the memory of what it unpacks.
+
+    Args:
+        local: the module's tensors as they lie in the file.
+        scheme: its config group, with its format.
+    """
+    packed = scheme.format == CompressionFormat.pack_quantized
+    rows, columns = local["weight_shape"].tolist() if packed else local["weight"].shape
+    step = max(_ALIGNED, _PIECE // max(columns, 1) // _ALIGNED * _ALIGNED)
+    starts = [*range(0, rows - _ALIGNED, step)] or [
+        0
+    ]  # a last piece of less than a word's rows goes with the one before
+    for start, end in zip(starts, [*starts[1:], rows], strict=True):
+        piece = {name: tensor if len(tensor) == 1 else tensor[start:end] for name, tensor in local.items()}
+        if packed:
+            piece["weight_shape"] = torch.tensor([end - start, columns])
+        if "weight_zero_point" in local and packs_zero_points(scheme):
+            assert scheme.weights is not None
+            bits = scheme.weights.num_bits
+            piece["weight_zero_point"] = local["weight_zero_point"][start * bits // 32 : -(-end * bits // 32)]
+        yield piece
 
 
 def decompress(local: dict[str, Tensor], scheme: QuantizationScheme) -> dict[str, Tensor]:

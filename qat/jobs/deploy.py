@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +9,12 @@ from rich.console import Console
 from qat.config import record
 from qat.config.check import instantiate
 from qat.config.hosting import DeployConfig
-from qat.config.run_folder import RunFolder
 from qat.deploy.base import PUSHED, Source, Target
 from qat.deploy.checks import Preflight
 from qat.errors import InputError, RunError
 from qat.jobs.stages import finished
 from qat.jobs.stages.console import say, show
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder
 
 ACCEPTS = ("run",)
 REPORT = "preflight.json"
@@ -60,13 +58,9 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
             f"{folder} was pushed, and {PUSHED} in it knows what lies there; remove that first with: "
             f"qat deploy target={target.name} {where} action=delete"
         )
-    source = None if settings.run is None else _source(Path(settings.run))
-    temporary = temporary_beside(folder, settings.overwrite)
-    try:
+    source = None if settings.run is None else _source(settings.run)
+    with new_folder(folder, settings.overwrite) as temporary:
         target.prepare(source, temporary)
-        publish(temporary, folder, settings.overwrite)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     preflight = _check(settings, target, folder)
     say(f"{target.name}: {folder}")
     _refuse(preflight)
@@ -74,11 +68,10 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
         say(f"next: qat deploy target={target.name} {where} action=push --dry-run")
 
 
-def _source(run: Path) -> Source:
-    config = record.read_config(run)
-    folder = RunFolder("deploy", run, config, [], exists=True)
-    name = config.get("recipe") or config.get("choices", {}).get("model") or run.name
-    return Source(checkpoint=finished.checkpoint(folder), tokenizer=folder.quantized, name=str(name).replace("/", "-"))
+def _source(run: str) -> Source:
+    folder = finished.take_up("deploy", run)
+    name = finished.name_of(folder).replace("/", "-")
+    return Source(checkpoint=finished.checkpoint(folder), tokenizer=folder.quantized, name=name)
 
 
 def _place(settings: DeployConfig, target: Target) -> Path:

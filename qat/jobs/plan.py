@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.config import record
 from qat.config.check import instantiate
 from qat.config.hosting import PlanConfig
-from qat.config.run_folder import RunFolder
 from qat.errors import InputError
 from qat.jobs.stages import finished
 from qat.jobs.stages.console import say, show
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder
 from qat.plan.compare import compare
 from qat.plan.facts import ModelFacts, Precision
 from qat.plan.page import write_page
@@ -38,8 +35,7 @@ def main(settings: PlanConfig) -> None:
     traffic = instantiate(settings.traffic, "traffic")
     hostings = {name: instantiate(node, f"pricing.{name}") for name, node in settings.pricing.items()}
     folder = Path(settings.out) if settings.out is not None else OUTPUTS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    temporary = temporary_beside(folder)
-    try:
+    with new_folder(folder) as temporary:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
         with Progress(*columns, transient=True) as progress:
             bar = progress.add_task("", total=1.0)
@@ -55,9 +51,6 @@ def main(settings: PlanConfig) -> None:
             )
         plan.write(temporary / "plan.json")
         write_page(plan, temporary / "index.html")
-        publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     show(render(plan))
     say(f"page: {folder / 'index.html'}, numbers: {folder / 'plan.json'}")
 
@@ -70,10 +63,8 @@ def _facts(settings: PlanConfig) -> ModelFacts:
         if settings.parameters < 1:
             raise InputError(f"parameters={settings.parameters:g} must be 1 or more")
         return ModelFacts.of_parameters(f"{settings.parameters / 1e9:.3g}B parameters", int(settings.parameters))
-    run = Path(settings.run)
-    config = record.read_config(run)
-    checkpoint = finished.checkpoint(RunFolder("plan", run, config, [], exists=True))
-    return facts_of(str(config.get("recipe") or run), checkpoint)
+    folder = finished.take_up("plan", settings.run)
+    return facts_of(finished.name_of(folder), finished.checkpoint(folder))
 
 
 def facts_of(name: str, checkpoint: QuantizedCheckpoint) -> ModelFacts:

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from qat.config import record
 from qat.config.check import instantiate
 from qat.config.hosting import ServeConfig
 from qat.config.run_folder import RunFolder
@@ -33,17 +32,16 @@ def main(settings: ServeConfig) -> None:
     if settings.gateway is None:
         raise InputError("qat serve needs a gateway; leave '~gateway' out")
     name, engine = _engine(settings.engine)
-    run = Path(settings.run)
-    config = record.read_config(run)
-    checkpoint = finished.checkpoint(folder := RunFolder("serve", run, config, [], exists=True))
+    folder = finished.take_up("serve", settings.run)
+    checkpoint = finished.checkpoint(folder)
     if checkpoint.task != "causal_lm":
-        raise InputError(f"{run} is a {checkpoint.task}: only causal language models answer chats")
+        raise InputError(f"{folder.path} is a {checkpoint.task}: only causal language models answer chats")
     gateway: Gateway = instantiate(settings.gateway, "gateway")
     directory = _export(folder, settings.format, name, engine)
     if (absent := engine.missing()) is not None:
         raise InputError(f"engine {name}: {absent}")
     template = _template(settings.chat_template)
-    served_as = settings.name or _name(config, run)
+    served_as = settings.name or finished.name_of(folder)
     say(f"{directory} on {name}")
     serve(lambda port: engine.server(directory, port, template), gateway, served_as, name, Console())
 
@@ -71,15 +69,10 @@ def _export(folder: RunFolder, picked: str | None, name: str, engine: Engine) ->
             f"export=[{picked or loads[0]}]"
         )
     if len(found) > 1:
-        raise InputError(f"{folder.path} has several exports for engine {name}; pick one: export=<{'|'.join(found)}>")
+        raise InputError(f"{folder.path} has several exports for engine {name}; pick one: format=<{'|'.join(found)}>")
     return folder.exports / found[0]
 
 
 def _template(given: str | None) -> str | None:
     """A file's name counts from where the user is; the engine's server works elsewhere."""
     return given if given in (None, PLAIN) else str(Path(given).expanduser().absolute())
-
-
-def _name(config: Mapping[str, Any], run: Path) -> str:
-    name = config.get("recipe") or (config.get("choices") or {}).get("model") or run.name
-    return str(name)

@@ -46,6 +46,9 @@ def serve(launch: Callable[[int], ServerLaunch], gateway: Gateway, name: str, en
                 refuses=launched.refuses,
                 health=launched.health,
                 key=key,
+                engine_key=running.key,
+                context=launched.context,
+                count=launched.count,
             )
             front = server(app, gateway)
             died: list[RunError] = []

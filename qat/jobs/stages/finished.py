@@ -17,6 +17,21 @@ _MEASURE = ("model", "data", "seed", "trainer.block_size", "evaluate.blocks")
 _ARCHITECTURE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
 
 
+def take_up(command: str, path: str) -> RunFolder:
+    """The finished run in ``path``, for a command that has a config of its own.
+
+    Raises:
+        InputError: it is no run folder.
+    """
+    return RunFolder(command, Path(path), record.read_config(Path(path)), [], exists=True)
+
+
+def name_of(folder: RunFolder) -> str:
+    """What to call the run's model: its recipe, else its model, else its folder."""
+    config = folder.config
+    return str(config.get("recipe") or (config.get("choices") or {}).get("model") or folder.path.resolve().name)
+
+
 def checkpoint(folder: RunFolder) -> QuantizedCheckpoint:
     """Load the run's quantized checkpoint.
 

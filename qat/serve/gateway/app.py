@@ -13,11 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qat.engines.serving import PromptCounter
 from qat.serve.gateway import groq
 from qat.serve.gateway.chat import Chat
 from qat.serve.gateway.errors import INTERNAL, ApiError, json_response
 from qat.serve.gateway.guard import Guard
 from qat.serve.gateway.options import Gateway
+from qat.serve.gateway.prompts import Prompts
 from qat.serve.gateway.upstream import Upstream
 
 BASE = "/openai/v1"
@@ -34,6 +36,9 @@ def build_app(
     refuses: frozenset[str] = frozenset(),
     health: str = "/health",
     key: str | None = None,
+    engine_key: str | None = None,
+    context: int | None = None,
+    count: PromptCounter | None = None,
 ) -> Starlette:
     """The gateway in front of an OpenAI-compatible server.
 
@@ -45,10 +50,13 @@ def build_app(
         refuses: fields of a request that the server does not take.
         health: path of the server that answers 200.
         key: what clients must send; None: nothing, and only to a loopback name.
+        engine_key: what the server wants to be sent.
+        context: tokens that prompt and answer may have together.
+        count: tokens of a prompt.
     """
     names = list(dict.fromkeys([name, *options.aliases]))
-    engine = Upstream(upstream, health, model, names[0])
-    chat = Chat(options, engine, model, names, refuses)
+    engine = Upstream(upstream, health, model, names[0], engine_key)
+    chat = Chat(options, engine, Prompts(count, context), model, names, refuses)
 
     async def well(request: Request) -> Response:
         healthy = await engine.healthy()

@@ -11,15 +11,19 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from qat.serve.gateway import groq
-from qat.serve.gateway.answer import Answer, BadAnswer, Usage
+from qat.serve.gateway.answer import StreamedAnswer
 from qat.serve.gateway.errors import INTERNAL, NO_RETRY, ApiError
+from qat.serve.gateway.event import BadAnswer
 from qat.serve.gateway.exchange import ClientGone, Exchange
+from qat.serve.gateway.gather import GatheredAnswer
 from qat.serve.gateway.limits import Bucket, Slots
 from qat.serve.gateway.metrics import Metrics
 from qat.serve.gateway.options import Gateway
+from qat.serve.gateway.prompts import Prompts
 from qat.serve.gateway.request import ChatRequest, parse
 from qat.serve.gateway.sse import Decoder
 from qat.serve.gateway.upstream import Upstream
+from qat.serve.gateway.usage import Usage
 
 _LAST_WORDS_SECONDS = 1.0
 """That a client which does not read gets to take the error at the end of its stream."""
@@ -34,18 +38,26 @@ class Chat:
     Args:
         options: the gateway's.
         upstream: the engine's server.
+        prompts: whether they fit.
         model: its name for the model.
         names: those by which clients may ask for it.
         refuses: fields that the server does not take.
     """
 
     def __init__(
-        self, options: Gateway, upstream: Upstream, model: str, names: Sequence[str], refuses: frozenset[str]
+        self,
+        options: Gateway,
+        upstream: Upstream,
+        prompts: Prompts,
+        model: str,
+        names: Sequence[str],
+        refuses: frozenset[str],
     ) -> None:
         self.slots = Slots(options.max_concurrent, options.max_waiting)
         self.metrics = Metrics(self.slots)
         self._options = options
         self._upstream = upstream
+        self._prompts = prompts
         self._model = model
         self._names = names
         self._refuses = refuses
@@ -92,26 +104,35 @@ class Chat:
         await exchange.while_there(self._in_a_slot(exchange, usage, request, body))
 
     async def _in_a_slot(self, exchange: Exchange, usage: Usage, request: ChatRequest, body: dict[str, Any]) -> None:
-        answer = Answer(request, usage, exchange.id)
+        usage.expected = await self._prompts.fit(body)
         async with self.slots.one(patient=request.service_tier != "flex") as queue_time:
             self._requests.check()  # others may have used it up while this one waited
             self._requests.take(1)
             usage.begin(queue_time)
             if request.stream:
-                await self._stream(exchange, answer, body)
+                await self._stream(exchange, StreamedAnswer(request, usage, exchange.id), body)
             else:
-                await self._whole(exchange, answer, body)
+                await self._whole(exchange, GatheredAnswer(request, usage, exchange.id), body)
 
-    async def _whole(self, exchange: Exchange, answer: Answer, body: dict[str, Any]) -> None:
+    async def _whole(self, exchange: Exchange, answer: GatheredAnswer, body: dict[str, Any]) -> None:
+        """Gather the stream."""
         try:
-            made = answer.whole(await self._upstream.ask(body))
+            async with self._upstream.stream(body) as response:
+                decoder = Decoder()
+                async for piece in response.aiter_raw():
+                    for data in decoder.feed(piece):
+                        answer.add(data)
+                for data in decoder.end():
+                    answer.add(data)
+            made = answer.whole()
         except BadAnswer as error:
             raise ApiError(502, str(error), INTERNAL) from None
-        self._tokens.take(answer.usage.total_tokens)
+        finally:
+            self._tokens.take(answer.usage.total_tokens)
         exchange.headers |= self._limits()
         await exchange.send_json(made)
 
-    async def _stream(self, exchange: Exchange, answer: Answer, body: dict[str, Any]) -> None:
+    async def _stream(self, exchange: Exchange, answer: StreamedAnswer, body: dict[str, Any]) -> None:
         """Pass the stream on; what goes wrong once it has begun is said at its end."""
         try:
             async with self._upstream.stream(body) as response:
@@ -137,7 +158,7 @@ class Chat:
         return self._requests.headers() | self._tokens.headers()
 
 
-async def _pass_on(exchange: Exchange, answer: Answer, events: Iterable[bytes]) -> None:
+async def _pass_on(exchange: Exchange, answer: StreamedAnswer, events: Iterable[bytes]) -> None:
     """What one piece of the engine's stream makes, as one piece; sent also if it ends in an error."""
     made: list[bytes] = []
     try:
@@ -149,7 +170,7 @@ async def _pass_on(exchange: Exchange, answer: Answer, events: Iterable[bytes]) 
             await exchange.send_piece(b"".join(made))
 
 
-async def _say_broken(exchange: Exchange, answer: Answer, reason: str) -> None:
+async def _say_broken(exchange: Exchange, answer: StreamedAnswer, reason: str) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORDS_SECONDS):
             await exchange.send_piece(b"".join(answer.broken(reason)), more=False)

@@ -82,7 +82,8 @@ def refuse(request: ChatRequest) -> None:
 
 
 def engine_request(request: ChatRequest, model: str, refuses: frozenset[str]) -> dict[str, Any]:
-    """What the engine's server is sent.
+    """What the engine's server is sent: always for a stream, since engines go on with an answer that is not streamed when
+    its client has left.
 
     Its temperature stays 0 where the request's is: Groq makes it 1e-8, by which it means the likeliest token, and that
     is what engines do at 0; at 1e-8 they may divide by it, or, as vLLM does, sample at a temperature of 0.01.
@@ -93,21 +94,32 @@ def engine_request(request: ChatRequest, model: str, refuses: frozenset[str]) ->
         refuses: fields that the server does not take.
 
     Raises:
-        ApiError: 400: the answer depends on one of ``refuses``.
+        ApiError: 400: the answer depends on one of ``refuses``, or on an image.
     """
     body = request.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(_DROPPED))
     if "max_completion_tokens" in body:
         body["max_tokens"] = body.pop("max_completion_tokens")  # the older name, which every server knows
     _settle_tools(body, refuses)
-    body = {**_DEFAULTS, **body, "model": model}
-    body.pop("stream_options", None)
-    if request.stream:
-        body["stream_options"] = {"include_usage": True}
+    for index, message in enumerate(body["messages"]):
+        if isinstance(message.get("content"), list):
+            message["content"] = _text(message["content"], index)
+    body = {**_DEFAULTS, **body, "model": model, "stream": True, "stream_options": {"include_usage": True}}
     for name in refuses & body.keys():
         if name != "stream_options" and body[name] not in _NEUTRAL.get(name, ()):
             raise bad_request(f"property '{name}' is unsupported by the engine behind this gateway")
         del body[name]
     return body
+
+
+def _text(parts: list[dict[str, Any]], index: int) -> str:
+    """The text of a message that comes in parts; servers differ in what they put between them.
+
+    Raises:
+        ApiError: 400: one is an image, which servers leave out without a word where the model takes none.
+    """
+    if any(part["type"] != "text" for part in parts):
+        raise bad_request(f"'messages.{index}.content' has an image; the model behind this gateway reads text only")
+    return "".join(part["text"] for part in parts)
 
 
 def _settle_tools(body: dict[str, Any], refuses: frozenset[str]) -> None:

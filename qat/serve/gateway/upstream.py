@@ -25,13 +25,17 @@ class Upstream:
         health: its path that answers 200.
         model: its name for the model, which clients do not get to see.
         name: the name that they do.
+        key: API key that the server asks for; None: none.
     """
 
-    def __init__(self, url: str, health: str, model: str, name: str) -> None:
+    def __init__(self, url: str, health: str, model: str, name: str, key: str | None = None) -> None:
         self._health = health
         self._model = model
         self._name = name
         self._url = url
+        self._headers = {"accept-encoding": "identity"}
+        if key is not None:
+            self._headers["authorization"] = f"Bearer {key}"
         self._tls = httpx.create_ssl_context(trust_env=False)
         self._idle: list[httpx.AsyncClient] = []
 
@@ -48,22 +52,9 @@ class Upstream:
         except httpx.HTTPError:
             return False
 
-    async def ask(self, body: dict[str, Any]) -> Any:
-        """The answer to a chat request without a stream.
-
-        Raises:
-            ApiError: the server's own error, or there is no server.
-        """
-        async with self.stream(body) as response:
-            content = await response.aread()
-        try:
-            return httpx.Response(200, content=content).json()
-        except ValueError:
-            raise ApiError(502, "the engine's answer is not JSON", INTERNAL) from None
-
     @asynccontextmanager
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
-        """A response of status 200 to a chat request, unread.
+        """The response to a chat request, of status 200 and a stream, unread.
 
         Raises:
             ApiError: the server's own error, or there is no server, or its connection breaks inside the context.
@@ -73,6 +64,9 @@ class Upstream:
                 if response.status_code != 200:
                     await response.aread()
                     raise self._refusal(response)
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    await response.aread()
+                    raise ApiError(502, f"the engine's answer is no stream: {_message(response)}", INTERNAL)
                 yield response
         except httpx.ConnectError:
             raise ApiError(503, "the engine behind this gateway does not answer", "service_unavailable") from None
@@ -95,7 +89,7 @@ class Upstream:
     def _new_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self._url,
-            headers={"accept-encoding": "identity"},
+            headers=self._headers,
             timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),  # the whole request has a limit of its own
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP_SECONDS),
             verify=self._tls,

@@ -59,7 +59,7 @@ def test_an_engine_that_never_answers_is_given_up(tmp_path: Path) -> None:
 def test_a_process_that_falls_while_it_computes_is_a_failed_run(directory: Path, tokens: torch.Tensor) -> None:
     with Isolated(CONFIG) as apart:
         apart.load(directory)
-        apart._worker._process.kill()
+        apart._worker._process._process.kill()
         with pytest.raises(RunError, match=r"transformers was ended by SIGKILL \(.*memory"):
             apart.logits(tokens)
 

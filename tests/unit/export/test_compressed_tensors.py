@@ -17,8 +17,9 @@ from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
 from qat.evaluate.parity import Parity, parity
 from qat.export import compressed_tensors as module
+from qat.export import ct_tensors
 from qat.export.compressed_tensors import CompressedTensorsExporter
-from qat.export.ct_config import group_of, parse_config
+from qat.export.ct_config import group_of, module_scheme, parse_config
 from qat.export.ct_tensors import compress, decompress, unpackable
 from qat.grid import Grid, qrange
 from qat.prepare import prepare
@@ -87,6 +88,27 @@ def test_round_trip_is_exact_at_every_width(tmp_path, strategy, symmetric, dtype
         exporter.write(made, tmp_path / str(bits))
         result = parity(made, exporter.read(tmp_path / str(bits)))
         assert result == Parity(1, 0, 0, 0), f"{bits} bits"
+
+
+@pytest.mark.parametrize("rows", [1, 32, 33, 64, 70, 100])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])
+def test_a_module_read_in_pieces_is_the_whole(monkeypatch, rows, bits, symmetric):
+    monkeypatch.setitem(globals(), "ROWS", rows)
+    one = entry(weights(bits, symmetric=symmetric))
+    if not unpackable(one):
+        pytest.skip("refused when it is written")
+    local, scheme = compress(one), module_scheme(one)
+    monkeypatch.setattr(ct_tensors, "_PIECE", 1)
+    found = [*ct_tensors.pieces(local, scheme)]
+    assert len(found) == max(1, -(-(rows - 32) // 32))
+    grids = [ct_tensors.to_grid(piece, scheme) for piece in found]
+    assert torch.equal(torch.cat([grid.codes for grid in grids]), one.grid.codes)
+    assert torch.equal(torch.cat([grid.scale for grid in grids]), one.grid.scale)
+    if not symmetric:
+        assert torch.equal(torch.cat([grid.zero_point for grid in grids]), one.grid.zero_point)
+    values = torch.cat([decompress(piece, scheme)["weight"] for piece in found])
+    assert torch.equal(values, one.grid.value())
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["sym", "asym"])

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from scripted_engine import CRASH, GATE, LIMIT, chunk, comes_true
+from scripted_engine import CRASH, GATE, LIMIT, chunk, comes_true, default
+
+from qat.errors import InputError
 
 BASE = "/openai/v1"
 MESSAGES = [{"role": "user", "content": "one two three"}]
@@ -66,7 +68,8 @@ def test_a_whole_answer_has_groqs_fields_and_no_others(gateway) -> None:
         "service_tier": "on_demand",
     }
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (7, 3, 10)
-    assert usage["total_time"] == usage["completion_time"] > 0 and usage["queue_time"] >= 0
+    assert usage["total_time"] == pytest.approx(usage["prompt_time"] + usage["completion_time"], abs=1e-6)
+    assert usage["prompt_time"] > 0 and usage["queue_time"] >= 0
 
 
 def test_a_stream_has_the_id_first_and_the_usage_last(gateway, engine) -> None:
@@ -90,13 +93,71 @@ def test_usage_as_openai_streams_it_comes_if_asked_for(gateway) -> None:
     assert usage["choices"] == [] and usage["usage"] == last["x_groq"]["usage"]
 
 
-def test_pieces_are_counted_where_the_engine_counts_nothing(gateway, engine) -> None:
+def words(messages: list[dict[str, str]]) -> int:
+    if messages[0]["content"] == "impossible":
+        raise InputError("no prompt of this")
+    return len(messages[0]["content"].split(" "))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_gateway_counts_where_the_engine_counts_nothing(gateway, engine, stream) -> None:
     engine.script = [chunk({"content": "a"}), chunk({"content": "b"}), chunk({"content": ""}), chunk({}, "length")]
-    last = events(ask(gateway(refuses=frozenset({"stream_options"})), stream=True))[-1]
+    address = gateway(behind={"refuses": frozenset({"stream_options"}), "count": words})
+    response = ask(address, stream=stream)
+    last = events(response)[-1] if stream else response.json()
     assert last["choices"][0]["finish_reason"] == "length"
-    usage = last["x_groq"]["usage"]
-    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (0, 2, 2)
+    usage = last["x_groq"]["usage"] if stream else last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (3, 2, 5)
     assert "stream_options" not in engine.received[0]
+    assert metric(address, "qat_gateway_tokens_total", kind="prompt") == 3
+
+
+def test_the_engines_count_is_taken_before_the_gateways(gateway) -> None:
+    assert ask(gateway(behind={"count": words})).json()["usage"]["prompt_tokens"] == 7
+
+
+def test_a_prompt_that_does_not_fit_never_reaches_the_engine(gateway, engine) -> None:
+    address = gateway(behind={"count": words, "context": 5})
+    assert ask(address, max_completion_tokens=2).status_code == ask(address).status_code == 200
+    assert [one["max_tokens"] for one in engine.received] == [2, 2], "what is left, if nothing is said"
+    for fields in ({"max_completion_tokens": 3}, {"messages": [{"role": "user", "content": "1 2 3 4 5"}]}):
+        for stream in (False, True):
+            told = error(ask(address, stream=stream, **fields))
+            assert told["code"] == "context_length_exceeded" and told["type"] == "invalid_request_error"
+            assert "reduce the length of the messages or completion" in told["message"]
+            assert "the context of 5" in told["message"]
+    response = ask(address, messages=[{"role": "user", "content": "impossible"}])
+    assert response.status_code == 400 and error(response)["message"] == "no prompt of this"
+    assert len(engine.received) == 2
+
+
+def test_the_engines_own_key_is_sent_and_never_told(gateway, engine, caplog) -> None:
+    engine.key = "engines-secret"
+    address = gateway(behind={"engine_key": "engines-secret"})
+    assert ask(address).status_code == 200
+    assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
+    other = gateway(behind={"engine_key": "wrong-secret"})
+    response = ask(other)
+    assert response.status_code == 502 and "Invalid API key" in error(response)["message"]
+    assert httpx.get(f"{other}/health", trust_env=False).status_code == 503
+    assert "secret" not in caplog.text + response.text
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ([chunk({"content": "a"}), CRASH], "connection to the engine broke"),
+        ([chunk({"content": "a"})], "ended the stream before the answer"),
+        ([b"data: [DONE]\n\n"], "ended the stream before the answer"),
+        ([b"data: {]\n\n"], "not JSON"),
+        ([b'data: {"choices": 3}\n\n'], "no list of choices"),
+        ([b'data: {"error": "a "quoted" word"}\n\n'], 'a "quoted" word'),
+    ],
+)
+def test_half_an_answer_is_none_to_a_client_that_does_not_stream(gateway, engine, script, reason) -> None:
+    engine.script = script
+    response = ask(gateway())
+    assert response.status_code == 502 and reason in error(response)["message"]
 
 
 def test_what_a_stream_cannot_go_on_for_is_said_in_it(gateway, engine) -> None:
@@ -123,8 +184,8 @@ def test_what_a_stream_cannot_go_on_for_is_said_in_it(gateway, engine) -> None:
         (404, {"object": "error", "message": "no such model"}, 400, "no such model"),
         (500, {"error": {"message": "bang"}}, 502, "status 500: bang"),
         (503, {"error": "busy"}, 503, "overloaded"),
-        (200, {"choices": "none"}, 502, "no list of choices"),
-        (200, {"error": {"message": "bang"}}, 502, "bang"),
+        (200, {"choices": []}, 502, "is no stream"),
+        (200, {"error": {"message": "bang"}}, 502, "is no stream: bang"),
     ],
 )
 def test_the_engines_errors_are_told_in_groqs_form(gateway, engine, status, body, told, words) -> None:
@@ -266,7 +327,7 @@ def test_a_client_that_leaves_ends_the_engines_work(gateway, engine, stream) -> 
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(place, json=body, timeout=httpx.Timeout(LIMIT, read=0.3))
-    assert comes_true(lambda: engine.left == 1)
+    assert comes_true(lambda: engine.left == 1), "the engine works on"
     assert comes_true(lambda: metric(address, "qat_gateway_requests_total", status="499") == 1)
     engine.script = None
     assert ask(address).status_code == 200  # its slot is free again
@@ -274,7 +335,7 @@ def test_a_client_that_leaves_ends_the_engines_work(gateway, engine, stream) -> 
 
 def test_too_many_at_once_is_429_with_retry_after(gateway, engine) -> None:
     address = gateway(max_concurrent=1, max_waiting=1)
-    engine.script = [GATE]
+    engine.script = [GATE, *default(["a"])]
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, address)
         assert comes_true(lambda: metric(address, "qat_gateway_running") == 1)

@@ -21,13 +21,14 @@ def request(**fields: Any) -> ChatRequest:
 
 def sent(*refuses: str, **fields: Any) -> dict[str, Any]:
     body = groq.engine_request(request(**fields), "engine/m", frozenset(refuses))
-    assert body.pop("messages")[0]["content"] == "a" and body.pop("model") == "engine/m"
+    assert body.pop("messages")[0]["content"] == "a" and body.pop("model") == "engine/m" and body.pop("stream") is True
     return body
 
 
 def test_groqs_defaults_are_sent_since_engines_have_others() -> None:
-    assert sent() == {"temperature": 1, "top_p": 1}
-    assert sent(temperature=None, top_p=0.5) == {"temperature": 1, "top_p": 0.5}
+    usage = {"stream_options": {"include_usage": True}}
+    assert sent() == {"temperature": 1, "top_p": 1} | usage
+    assert sent(temperature=None, top_p=0.5) == {"temperature": 1, "top_p": 0.5} | usage
 
 
 def test_temperature_0_stays_the_likeliest_token() -> None:
@@ -51,7 +52,8 @@ def test_the_older_name_of_the_token_limit_is_sent() -> None:
         {"metadata": {"a": "b"}},
         {"reasoning_format": "raw"},
         {"disable_tool_validation": True},
-        {"stream_options": {"include_usage": True}},
+        {"stream": False},
+        {"stream": True, "stream_options": {"include_usage": False}},
         {"tools": []},
         {"tool_choice": "auto"},
         {"logprobs": None},
@@ -72,7 +74,6 @@ def test_what_changes_no_answer_is_left_out(fields) -> None:
         {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [None, 1]}}}},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"tools": [TOOL | {"function": {"name": "f", "parameters": {"properties": {"a": {"default": None}}}}}]},
-        {"stream": True, "stream_options": {"include_usage": True}},
     ],
 )
 def test_what_does_is_sent_as_it_is(fields) -> None:
@@ -135,6 +136,15 @@ def test_no_tool_of_an_engine_that_has_none() -> None:
 def test_refusals(fields, words) -> None:
     with pytest.raises(ApiError, match=words) as caught:
         request(**fields)
+    assert caught.value.status == 400
+
+
+def test_a_message_in_parts_is_one_text() -> None:
+    parts = [{"type": "text", "text": ""}, {"type": "text", "text": "a"}]
+    assert sent(messages=[{"role": "user", "content": parts}]) == sent()
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    with pytest.raises(ApiError, match=r"'messages\.0\.content' has an image.*reads text only") as caught:
+        sent(messages=[{"role": "user", "content": [*parts, image]}])
     assert caught.value.status == 400
 
 

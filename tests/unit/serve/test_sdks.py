@@ -106,13 +106,18 @@ def test_half_an_answer_is_not_taken_for_a_whole_one(client, sdk, engine) -> Non
 
 def test_tools_pass_both_ways(client, engine) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
-    message = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"}
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    engine.answer = (200, {"id": "x", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage})
+    pieces = [{"arguments": "{"}, {"arguments": "}"}]
+    begin = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    engine.script = [
+        chunk({"role": "assistant", "content": "", "reasoning_content": "hm"}),
+        chunk({"tool_calls": [begin]}),
+        *(chunk({"tool_calls": [{"index": 0, "function": piece}]}) for piece in pieces),
+        chunk({}, "tool_calls"),
+    ]
     asker = client()
     first = asker.chat.completions.create(model="tiny", messages=MESSAGES, tools=[TOOL], tool_choice="required")
     said = first.choices[0].message
+    assert first.choices[0].finish_reason == "tool_calls" and said.content is None
     assert said.tool_calls[0].function.name == "weather" and said.reasoning == "hm"
     answered = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
     asker.chat.completions.create(model="tiny", messages=[*MESSAGES, said.model_dump(), answered], tools=[TOOL])
