@@ -1,12 +1,14 @@
 """Measure what the gateway adds to the latency of a token, and write it to docs/serving.md and docs/serving.json.
 
 python scripts/load_test.py                                        a minute of 200 clients, twice each way
+python scripts/load_test.py --together                             the same, each token of all streams at once
 python scripts/load_test.py --seconds 5 --rounds 1 --no-docs       a short try
 
 Three processes: a scripted engine that streams at a fixed rate (scripts/fixed_rate_engine.py), the gateway, and this
 one, which is all clients. Rounds go to the engine directly and through the gateway in turn, with the same clients. Each
 token carries the time at which the engine wrote it. Exit code 1: a stream was lost or mixed, or the median is more than
-2 ms.
+2 ms where tokens are spread over time. Of tokens that come all at once each waits for those before it, in the engine
+itself, the gateway and the client: that is measured, in a place of its own, and nothing is promised.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ from qat.serve.process import EngineServer, free_port
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-BEGIN, END = "<!-- begin: scripts/load_test.py -->", "<!-- end: scripts/load_test.py -->"
 MOST_MEDIAN_MS = 2.0
 START_SECONDS = 60.0
 START = 1.0
@@ -94,11 +95,16 @@ class Result(BaseModel):
     environment: Environment
 
     @property
+    def name(self) -> str:
+        """Of its file in docs, and of its place in the page."""
+        return "serving_together" if self.together else "serving"
+
+    @property
     def problems(self) -> list[str]:
         """What must not be; empty as it should be."""
         found = [f"{one.way}: {one.lost} streams lost" for one in self.rounds if one.lost]
         found += [f"{one.way}: {one.mixed} streams mixed" for one in self.rounds if one.mixed]
-        if self.added_ms["median"] > MOST_MEDIAN_MS:
+        if not self.together and self.added_ms["median"] > MOST_MEDIAN_MS:
             found.append(
                 f"the median of the added latency is {self.added_ms['median']:.2f} ms, above {MOST_MEDIAN_MS:g}"
             )
@@ -224,16 +230,17 @@ def markdown(result: Result) -> str:
     return "\n".join([*lines, "", f"**Added by the gateway to the latency of a token: {added}.**"])
 
 
-def insert(page: str, part: str) -> str:
-    """``page`` with ``part`` between its markers.
+def insert(page: str, part: str, name: str) -> str:
+    """``page`` with ``part`` between the markers of ``name``.
 
     Raises:
         InputError: the page does not have both markers once.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise InputError(f"the page needs the lines '{BEGIN}' and '{END}', once each")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{part}\n{END}{rest.partition(END)[2]}"
+    begin, end = (f"<!-- {which}: scripts/load_test.py {name} -->" for which in ("begin", "end"))
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise InputError(f"the page needs the lines '{begin}' and '{end}', once each")
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{part}\n{end}{rest.partition(end)[2]}"
 
 
 def run_gateway(port: int, upstream: int, concurrent: int) -> None:
@@ -251,7 +258,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=2, help="of each of the two ways")
     parser.add_argument("--together", action="store_true", help="tokens of all streams at the same moment")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/serving.md and docs/serving.json alone")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs alone")
     parser.add_argument("--gateway", type=int, nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -283,9 +290,9 @@ def main(words: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(markdown(result), markup=False, highlight=False)
     if not options.no_docs:
-        (DOCS / "serving.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (DOCS / f"{result.name}.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
         page = DOCS / "serving.md"
-        page.write_text(insert(page.read_text(encoding="utf-8"), markdown(result)), encoding="utf-8")
+        page.write_text(insert(page.read_text(encoding="utf-8"), markdown(result), result.name), encoding="utf-8")
     for problem in result.problems:
         console.print(problem, style="bold red", markup=False)
     return 1 if result.problems else 0

@@ -29,7 +29,7 @@ class DeployConfig:
     action: str = "prepare"
     # Print every call of push and delete, send none. `--dry-run` is short for it.
     dry_run: bool = False
-    # Write over what an earlier prepare wrote.
+    # Write over what an earlier prepare of this run wrote.
     overwrite: bool = False
     # Where the checks go as JSON; null: preflight.json beside what prepare wrote, and nowhere with `folder`.
     report: str | None = None

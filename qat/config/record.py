@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from qat.errors import InputError
-from qat.paths import publish, temporary_beside
+from qat.paths import new_folder
 
 REDACTED = "<redacted>"
 # The last word of a key, so that `tokenizer` and `max_new_tokens` stay readable.
@@ -79,14 +78,9 @@ def redact_override(override: str) -> str:
 
 def write(config: dict[str, Any], overrides: Sequence[str], folder: Path) -> None:
     """Write both files into the new folder ``<folder>/.hydra``; secrets must have been redacted."""
-    target = folder / ".hydra"
-    temporary = temporary_beside(target)
-    try:
+    with new_folder(folder / ".hydra") as temporary:
         (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (temporary / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
-        publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

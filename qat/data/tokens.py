@@ -122,14 +122,9 @@ def _build(entry: Path, source: Source, tokenizer: Tokenizer, split: Split) -> N
     """Write an entry beside its final place, then rename it. The caller holds the entry's lock."""
     for leftover in (entry, *entry.parent.glob(f".{entry.name}.*.tmp")):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = paths.temporary_beside(entry)
-    try:
+    with paths.new_folder(entry) as temporary:
         dtype = np.dtype("<u2" if max(tokenizer.get_vocab().values()) < 2**16 else "<u4")
         _write(temporary, encode(source.documents(split), tokenizer), dtype, split)
-        paths.publish(temporary, entry)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write(folder: Path, encoded: Iterable[Encoded], dtype: np.dtype[Any], split: Split) -> None:

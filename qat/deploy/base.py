@@ -12,9 +12,6 @@ from rich.console import Console
 from qat.checkpoint import QuantizedCheckpoint
 from qat.deploy.checks import Preflight
 
-PUSHED = "pushed.json"
-"""What :meth:`Target.push` made in the cloud, beside what was pushed."""
-
 
 @dataclass(frozen=True)
 class Source:

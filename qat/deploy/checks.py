@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qat.deploy.pushed import write_whole
 from qat.errors import InputError
 
 P = ParamSpec("P")
@@ -111,7 +112,10 @@ class Rule:
 def rule(
     identifier: str, name: str, allowed: str, source: str
 ) -> Callable[[Callable[Concatenate[Rule, P], Check]], Callable[P, Check]]:
-    """Make a check of a function that gets its :class:`Rule` first; one that cannot read its input is ``not_run``.
+    """Make a check of a function that gets its :class:`Rule` first.
+
+    One that cannot read its input is ``not_run``; one whose input is of another shape than every file of its kind
+    (a list where there is a mapping) has failed: no host takes such a file.
 
     Example:
         >>> @rule("bedrock.3.context", "Context length", "at most 131072 tokens", "A1")
@@ -127,8 +131,11 @@ def rule(
         def run(*args: P.args, **kwargs: P.kwargs) -> Check:
             try:
                 return check(made, *args, **kwargs)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 return made.not_run(str(error), "put that right and check again")
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                found = f"a value that is not of its kind ({type(error).__name__}: {error})".split("\n")[0]
+                return made.failed(found, "write the file as the tool that made it does")
 
         return run
 
@@ -166,8 +173,8 @@ class Preflight(BaseModel):
         return f"READY for {self.target}: {numbers}"
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write as JSON, whole or not at all."""
+        write_whole(path, self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
         sources = [*dict.fromkeys(check.source for check in self.checks)]

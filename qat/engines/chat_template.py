@@ -137,7 +137,7 @@ def counter_of(directory: Path, template: str | None) -> PromptCounter:
                 prompt = tokenizer.apply_chat_template(
                     list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
                 )
-                return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+                return len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InputError(f"the chat template makes no prompt of these messages: {error}") from error
 

@@ -95,7 +95,7 @@ class LlamaCppEngine(Foreign):
             command,
             ON_THE_CPU,
             refuses=NO_PARSERS | {"stream_options"},
-            health="/v1/models",
+            health="/docs",  # its endpoints below /v1 answer when no request is running
             model=_MODEL,
             key_variable=_KEY,
             context=context,

@@ -9,8 +9,9 @@ from rich.console import Console
 from qat.config import record
 from qat.config.check import instantiate
 from qat.config.hosting import DeployConfig
-from qat.deploy.base import PUSHED, Source, Target
+from qat.deploy.base import Source, Target
 from qat.deploy.checks import Preflight
+from qat.deploy.pushed import PUSHED
 from qat.errors import InputError, RunError
 from qat.jobs.stages import finished
 from qat.jobs.stages.console import say, show
@@ -34,6 +35,13 @@ def main(settings: DeployConfig) -> None:
     target: Target = instantiate(settings.target, "target")
     if settings.dry_run and settings.action not in ("push", "delete"):
         raise InputError(f"--dry-run is for action=push and action=delete; action={settings.action} sends nothing")
+    if settings.overwrite and (settings.action != "prepare" or settings.run is None):
+        raise InputError(
+            "overwrite=true is for action=prepare with run=, where only a prepare writes; a folder=... may hold other "
+            "things: remove it first, or name another"
+        )
+    if settings.report is not None and not Path(settings.report).absolute().parent.is_dir():
+        raise InputError(f"report={settings.report} lies in no folder that is there; make it first, or name another")
     if settings.action == "prepare":
         _prepare(settings, target)
         return

@@ -72,8 +72,8 @@ def facts_of(name: str, checkpoint: QuantizedCheckpoint) -> ModelFacts:
     parameters = sum(entry.shape.numel() for entry in checkpoint.weights.values())
     parameters += sum(tensor.numel() for tensor in checkpoint.rest_layout.values())
     facts = ModelFacts.of_parameters(name, parameters)
-    bits = max((entry.args.num_bits or 16) for entry in checkpoint.weights.values())
-    own: Precision = "int4" if bits <= 4 else "int8"
+    bits = max((entry.args.num_bits or 16 for entry in checkpoint.weights.values()), default=16)
+    own: Precision = "int4" if bits <= 4 else "int8" if bits <= 8 else "float"
     return facts.model_copy(
         update={"bytes": facts.bytes | {own: checkpoint.nbytes}, "kv_bytes_per_token": _kv_bytes(checkpoint.config)}
     )

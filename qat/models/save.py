@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -31,13 +30,8 @@ def save_float(loaded: LoadedModel, directory: str | Path, dtype: Dtype | None =
     Raises:
         InputError: if ``directory`` exists.
     """
-    final = Path(directory)
-    temporary = paths.temporary_beside(final)
-    try:
+    with paths.new_folder(Path(directory)) as temporary:
         _write(loaded, temporary, loaded.model.dtype if dtype is None else torch_dtype(dtype))
-        paths.publish(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(loaded: LoadedModel, directory: Path, dtype: torch.dtype) -> None:

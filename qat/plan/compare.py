@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qat.errors import InputError
 from qat.plan.facts import PRECISIONS, ModelFacts, Precision
 from qat.plan.hosting.base import Case, Hosting
-from qat.plan.requests import DAY
+from qat.plan.requests import DAY, Requests
 from qat.plan.result import Plan, Row
 from qat.plan.scale import Scale
 from qat.plan.summary import bins, fill
@@ -61,21 +61,14 @@ def compare(
     _check(hostings, days, seed, max_requests, late_after)
     seconds = days * DAY
     expected = traffic.expected(seconds, seed)
-    sample = traffic.requests(seconds, min(1.0, SAMPLE / max(expected, 1.0)), seed)
-    if not len(sample):
-        raise InputError(f"the traffic has no request in {days:g} days with seed={seed}; raise its rate or the days")
+    sample = _sample(traffic, seconds, expected, seed)
     edges = bins(seconds)
     every = np.histogram(sample.arrival, edges)[0] / np.diff(edges) * (expected / len(sample))
     tokens = float((sample.prompt + sample.output).mean())
     setting = _Setting(facts, traffic, expected, tokens, edges, seed, max_requests, late_after)
     rows: list[Row] = []
     for number, (name, hosting) in enumerate(hostings.items()):
-
-        def told(precision: Precision, share: float, name: str = name, number: int = number) -> None:
-            done = (PRECISIONS.index(precision) + share) / len(PRECISIONS)
-            progress(f"{name} at {precision}", (number + done) / len(hostings))
-
-        rows += _rows(name, hosting, setting, told)
+        rows += _rows(name, hosting, setting, partial(_tell, progress, name, number, len(hostings)))
     progress("done", 1.0)
     return Plan(
         model=facts,
@@ -91,6 +84,22 @@ def compare(
         inputs={name: hosting.inputs() for name, hosting in hostings.items()},
         assumptions=ASSUMPTIONS,
     )
+
+
+def _sample(traffic: Traffic, seconds: float, expected: float, seed: int) -> Requests:
+    """About :data:`SAMPLE` of the ``expected`` requests."""
+    sample = traffic.requests(seconds, min(1.0, SAMPLE / max(expected, 1.0)), seed)
+    if not len(sample):
+        raise InputError(
+            f"the traffic has no request in {seconds / DAY:g} days with seed={seed}; raise its rate or the days"
+        )
+    return sample
+
+
+def _tell(progress: Progress, name: str, number: int, of: int, precision: Precision, share: float) -> None:
+    """``share`` of the hosting ``number`` at ``precision`` as a share of the plan."""
+    done = (PRECISIONS.index(precision) + share) / len(PRECISIONS)
+    progress(f"{name} at {precision}", (number + done) / of)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ class ModelFacts(BaseModel):
     Attributes:
         name: as the tables show it.
         parameters: number of weights.
-        bytes: size of the weight files by precision ("float" is 16 bits); a precision that was not exported is
-            left out.
+        bytes: size of the weights by precision ("float" is 16 bits); a precision that is left out is refused where it
+            matters.
         kv_bytes_per_token: keys and values that one token keeps in memory,
             ``2 · layers · key/value heads · head size · bytes a number``; null: the concurrency that a pricing
             states is taken as it is.

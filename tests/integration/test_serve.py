@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ CASES = (
 class Served:
     """A gateway that runs, and what the engine itself continues greedily."""
 
+    engine: str
     address: str
     greedy: dict[str, str]
     process: subprocess.Popen[str]
@@ -115,7 +117,7 @@ def served(request: pytest.FixtureRequest, qat: Any, runs: Any) -> Iterator[Serv
     words = [f"run={run}", f"engine=[{case.engine}]", f"format={case.export}", f"name={NAME}", "chat_template=plain"]
     process = qat.start("serve", *words, "gateway.port=0", cwd=run)
     try:
-        yield Served(_address(process), greedy, process)
+        yield Served(case.engine, _address(process), greedy, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
@@ -156,6 +158,7 @@ def test_the_groq_sdk_streams_the_same(served: Served) -> None:
         assert chunks[0].x_groq.id
         whole = served.groq.chat.completions.create(**ask(prompt))
         assert chunks[-1].x_groq.usage.completion_tokens == whole.usage.completion_tokens
+        assert chunks[-1].x_groq.usage.prompt_tokens == whole.usage.prompt_tokens > 0
         assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
 
 
@@ -183,6 +186,36 @@ def test_errors_are_groqs_own(served: Served) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     with pytest.raises(openai.BadRequestError, match="'tools' is unsupported by the engine"):
         served.openai.chat.completions.create(**ask("a", tools=[tool]))
+
+
+def test_usage_counts_tokens_and_not_pieces(served: Served) -> None:
+    """At a high temperature the model makes characters of several tokens, and tokens without a text."""
+    for seed in range(3):
+        answer = served.groq.chat.completions.create(**ask(PROMPTS[0], temperature=2, seed=seed))
+        assert answer.usage.completion_tokens == TOKENS or answer.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_does_not_fit_is_refused_as_groq_does(served: Served, stream: bool) -> None:
+    for request in (ask("word " * 4000, stream=stream), ask("a", stream=stream, max_completion_tokens=100_000)):
+        with pytest.raises(groq.BadRequestError, match="Please reduce the length") as caught:
+            served.groq.chat.completions.create(**request)
+        assert caught.value.body["error"]["code"] == "context_length_exceeded"
+    assert served.groq.chat.completions.create(**ask(PROMPTS[0])).choices[0].message.content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the sockets of other processes")
+def test_the_engine_asks_for_a_key(served: Served) -> None:
+    inside = psutil.Process(served.process.pid).children(recursive=True)
+    ports = {
+        one.laddr.port
+        for process in inside
+        for one in process.net_connections("tcp")
+        if one.status == "LISTEN" and one.laddr.ip == "127.0.0.1"
+    }
+    asked = [httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False).status_code for port in sorted(ports)]
+    assert asked
+    assert served.engine == "transformers" or 401 in asked
 
 
 def test_streams_at_once_are_not_mixed(served: Served) -> None:
@@ -220,6 +253,17 @@ def test_a_signal_ends_gateway_and_engine(qat: Any, runs: Any) -> None:
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
     assert [engine for engine in engines if engine.is_running()] == []
+
+
+def test_a_killed_gateway_leaves_no_engine_behind(qat: Any, runs: Any) -> None:
+    run = runs("w4a16_g32", "transformers")
+    process = qat.start("serve", f"run={run}", "name=a", "chat_template=plain", "gateway.port=0", cwd=run)
+    _address(process)
+    engines = psutil.Process(process.pid).children(recursive=True)
+    assert engines
+    process.kill()
+    process.communicate()
+    assert psutil.wait_procs(engines, timeout=30)[1] == []
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def claim(aws: Aws, uri: S3Uri, push_id: str) -> None:
             ) from None
 
 
+def is_ours(aws: Aws, uri: S3Uri, push_id: str) -> bool:
+    """Whether no other push holds ``uri``: we do, or nobody does any more."""
+    place = {"Bucket": uri.bucket, "Key": uri.prefix + SUFFIX}
+    held = aws.find(Call("s3", "GetObject", place), {"Body": push_id.encode()})
+    return held is None or held["Body"].decode(errors="replace") == push_id
+
+
 def release(aws: Aws, uri: S3Uri) -> None:
     """Give ``uri`` up."""
     aws.remove(Call("s3", "DeleteObject", {"Bucket": uri.bucket, "Key": uri.prefix + SUFFIX}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 from botocore import xform_name
@@ -147,7 +147,34 @@ class Aws:
         try:
             return self._session.client(service, endpoint_url=endpoint, config=config)
         except ValueError as error:
-            raise InputError(f"target.endpoints.{service} '{endpoint}' is no address ({error})") from None
+            told = "" if "@" in str(endpoint) else f" '{endpoint}' ({error})"  # what is before an @ may be a password
+            raise InputError(f"target.endpoints.{service}{told} is no address; write http://<host>:<port>") from None
+
+
+class Options(Protocol):
+    """The options of a target that say how AWS is reached; docs are the target's."""
+
+    @property
+    def region(self) -> str: ...
+    @property
+    def profile(self) -> str | None: ...
+    @property
+    def endpoints(self) -> dict[str, str]: ...
+    @property
+    def upload_threads(self) -> int: ...
+
+
+def connect(options: Options, services: tuple[str, ...], log: Console, dry_run: bool, clock: Clock | None) -> Aws:
+    """The way to AWS that ``options`` name, for a target that asks ``services``.
+
+    Raises:
+        InputError: an endpoint of another service, or no thread to upload with.
+    """
+    check_endpoints(options.endpoints, services)
+    threads = options.upload_threads
+    if threads < 1:
+        raise InputError(f"target.upload_threads={threads}; take 1 or more")
+    return Aws(options.region, log, options.profile, options.endpoints, dry_run, clock, connections=threads + 2)
 
 
 def check_endpoints(endpoints: Mapping[str, str], services: tuple[str, ...]) -> None:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from qat.deploy.base import PUSHED
+from qat.deploy.pushed import PUSHED, write_whole
 from qat.errors import InputError
-
-_LOCK = ".pushed.lock"
-LOCAL = frozenset((PUSHED, "pushed.tmp", _LOCK, "preflight.json"))
-"""Files of ours at the top of a folder, which are not uploaded."""
 
 
 class Stored(BaseModel):
-    """An object in S3: its size in bytes and the SHA-256 (hex) of its bytes."""
+    """An object in S3.
+
+    Attributes:
+        size: bytes.
+        sha256: of its bytes, hex.
+        made: a push from here brought it; False: it was there before, with these bytes, and a deletion leaves it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int
     sha256: str
+    made: bool = True
 
 
 class Ledger(BaseModel):
@@ -52,6 +51,20 @@ class Ledger(BaseModel):
     objects: dict[str, Stored] = Field(default_factory=dict)
 
     _path: Path | None = PrivateAttr(default=None)
+
+    @field_validator("objects")
+    @classmethod
+    def _are_below(cls, objects: dict[str, Stored], info: ValidationInfo) -> dict[str, Stored]:
+        """A deletion goes by these keys, so none may lie elsewhere in the bucket."""
+        prefix = str(info.data.get("s3_uri", "")).removeprefix("s3://").partition("/")[2]
+        if astray := [key for key in objects if not key.startswith(prefix)]:
+            raise ValueError(f"{astray[0]} is not below {prefix}")
+        return objects
+
+    @property
+    def brought(self) -> list[str]:
+        """The keys that a push from here brought, or was about to."""
+        return [key for key, held in self.objects.items() if held.made]
 
     @classmethod
     def begin(cls, folder: Path, dry_run: bool, **where: Any) -> Self:
@@ -97,30 +110,9 @@ class Ledger(BaseModel):
         """Write the file whole or not at all."""
         if self._path is None:
             return
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_whole(self._path, self.model_dump_json(indent=2) + "\n")
 
     def close(self) -> None:
         """Remove the file: everything in it is gone."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path, dry_run: bool = False) -> Iterator[None]:
-    """Hold ``folder`` against other pushes of this machine; a dry run changes nothing, so it needs no hold.
-
-    Raises:
-        InputError: another one holds it, or there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; prepare one first: qat deploy target=<name> run=<run folder>")
-    if dry_run:
-        yield
-        return
-    try:
-        with FileLock(folder / _LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"{folder} is being pushed or deleted by another process; wait for it") from None

@@ -58,8 +58,17 @@ def check_bucket(aws: Aws, uri: S3Uri) -> None:
     Raises:
         InputError: there is none of that name, or not for this caller.
     """
-    if aws.find(Call("s3", "HeadBucket", {"Bucket": uri.bucket}), {}) is None:
+    if not has_bucket(aws, uri):
         raise InputError(f"there is no bucket {uri.bucket}; make it (aws s3 mb s3://{uri.bucket}) or name another")
+
+
+def has_bucket(aws: Aws, uri: S3Uri) -> bool:
+    """Whether the bucket is there.
+
+    Raises:
+        AwsError: it is, and not for this caller.
+    """
+    return aws.find(Call("s3", "HeadBucket", {"Bucket": uri.bucket}), {}) is not None
 
 
 def head(aws: Aws, uri: S3Uri, key: str, rehearsed: Mapping[str, Any] | None = None) -> dict[str, Any] | None:

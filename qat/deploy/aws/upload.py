@@ -10,11 +10,12 @@ from typing import Any
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from qat.deploy.aws import s3
-from qat.deploy.aws.claim import claim, release
+from qat.deploy.aws.claim import claim, is_ours, release
 from qat.deploy.aws.clients import Aws
 from qat.deploy.aws.digest import PART_BYTES, Digest, Part, digest_of, encode
-from qat.deploy.aws.ledger import LOCAL, Ledger, Stored
+from qat.deploy.aws.ledger import Ledger, Stored
 from qat.deploy.aws.s3 import S3Uri
+from qat.deploy.pushed import LOCAL
 from qat.errors import InputError, RunError
 
 Digests = dict[str, Digest]
@@ -25,7 +26,7 @@ def read(aws: Aws, folder: Path, uri: S3Uri, part: int = PART_BYTES) -> Digests:
     """Every file below ``folder`` with its checksums, but for our own notes; or one file alone.
 
     Raises:
-        InputError: a name that an S3 address does not take, or no file at all.
+        InputError: there is none.
     """
     root = folder.parent if folder.is_file() else folder
     found = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
@@ -57,10 +58,12 @@ def upload(aws: Aws, uri: S3Uri, digests: Digests, ledger: Ledger, threads: int)
     s3.check_bucket(aws, uri)
     ledger.save()
     claim(aws, uri, ledger.push_id)
-    _clear(aws, uri, digests, ledger)
-    ledger.objects = {key: Stored(size=held.size, sha256=held.sha256.hex()) for key, held in digests.items()}
-    ledger.save()
     missing = {key: held for key, held in digests.items() if not is_equal(s3.head(aws, uri, key), held)}
+    foreign = _clear(aws, uri, digests, missing, ledger)
+    ledger.objects = {
+        key: Stored(size=held.size, sha256=held.sha256.hex(), made=key not in foreign) for key, held in digests.items()
+    }
+    ledger.save()
     here = sum(held.size for held in digests.values()) - sum(held.size for held in missing.values())
     if not aws.dry_run:
         aws.say(f"{uri}: {len(digests) - len(missing)} of {len(digests)} files are there ({here:,} bytes)")
@@ -75,12 +78,21 @@ def upload(aws: Aws, uri: S3Uri, digests: Digests, ledger: Ledger, threads: int)
 
 
 def remove(aws: Aws, uri: S3Uri, ledger: Ledger) -> None:
-    """Delete the objects that ``ledger`` lists and their unfinished uploads, and give the address up."""
-    for one in s3.uploads(aws, uri):
-        if one["Key"] in ledger.objects:
-            s3.abort(aws, uri, one["Key"], one["UploadId"])
-    s3.delete(aws, uri, [*ledger.objects])
-    release(aws, uri)
+    """Delete the objects that a push brought and their unfinished uploads, and give the address up.
+
+    Where the bucket is gone, or another push holds the address by now, nothing there is ours any more.
+    """
+    if not s3.has_bucket(aws, uri):
+        aws.say(f"there is no bucket {uri.bucket} any more")
+    elif not is_ours(aws, uri, ledger.push_id):
+        aws.say(f"{uri} belongs to another push by now: what lies there is left", "yellow")
+    else:
+        brought = ledger.brought
+        for one in s3.uploads(aws, uri):
+            if one["Key"] in brought:
+                s3.abort(aws, uri, one["Key"], one["UploadId"])
+        s3.delete(aws, uri, brought)
+        release(aws, uri)
     ledger.objects = {}
     ledger.save()
 
@@ -102,15 +114,24 @@ def is_equal(held: Mapping[str, Any] | None, digest: Digest) -> bool:
     return held.get("Metadata", {}).get("sha256") == digest.sha256.hex()
 
 
-def _clear(aws: Aws, uri: S3Uri, digests: Digests, ledger: Ledger) -> None:
-    """Delete what an earlier push of this folder left and the folder has no more; refuse what nobody here knows."""
-    others = [key for key in s3.keys(aws, uri) if key not in digests]
-    if strangers := [key for key in others if key not in ledger.objects]:
+def _clear(aws: Aws, uri: S3Uri, digests: Digests, missing: Digests, ledger: Ledger) -> set[str]:
+    """Delete what an earlier push of this folder brought and the folder has no more.
+
+    Returns:
+        The keys that were there before any push from here, with the bytes of our files: used, and not ours to delete.
+
+    Raises:
+        InputError: there is an object that nobody here knows, or one of others under the name of a file of ours.
+    """
+    held = s3.keys(aws, uri)
+    foreign = {*held} - {*ledger.brought}
+    if strangers := sorted(foreign - (digests.keys() - missing.keys())):
         raise InputError(
             f"{uri} holds {strangers[0]}, which is not of this folder, and an import takes everything below the "
             "prefix; choose an empty one, or delete that object"
         )
-    s3.delete(aws, uri, others)
+    s3.delete(aws, uri, [key for key in held if key not in digests])
+    return foreign
 
 
 def _send(

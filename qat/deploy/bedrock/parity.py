@@ -81,8 +81,8 @@ def _tokens(subject: Subject) -> Tensor:
         InputError: ``config.json`` names no vocabulary.
     """
     vocabulary = subject.config.get("vocab_size")
-    if not isinstance(vocabulary, int):
-        raise InputError("config.json states no vocab_size")
+    if not isinstance(vocabulary, int) or vocabulary < 1:
+        raise InputError(f"config.json states no vocab_size of 1 or more: {vocabulary}")
     context = subject.config.get("max_position_embeddings") or subject.config.get("n_positions") or LENGTH
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, vocabulary, (BLOCKS, min(LENGTH, context)), generator=generator)

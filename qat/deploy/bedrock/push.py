@@ -9,13 +9,16 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
+from pydantic import Field
 from rich.console import Console
 
-from qat.deploy.aws.clients import Aws, check_endpoints
-from qat.deploy.aws.ledger import Ledger, alone
+from qat.deploy.aws import s3
+from qat.deploy.aws.calls import Call
+from qat.deploy.aws.clients import Aws, connect
+from qat.deploy.aws.ledger import Ledger
 from qat.deploy.aws.s3 import S3Uri
 from qat.deploy.aws.upload import Digests, read, remove, upload
 from qat.deploy.aws.waiting import Clock
@@ -24,6 +27,7 @@ from qat.deploy.bedrock.invoke import smoke
 from qat.deploy.bedrock.policies import permission_policy, trust_policy
 from qat.deploy.bedrock.rules.names import default_job_name, default_model_name
 from qat.deploy.bedrock.target import Bedrock, import_folder
+from qat.deploy.pushed import alone
 from qat.errors import InputError, RunError
 
 SERVICES = ("s3", "sts", "iam", "bedrock", "bedrock-runtime")
@@ -38,6 +42,7 @@ class BedrockLedger(Ledger):
         model_name: of the model.
         job_name: of the job; None before one was asked for, and after it failed.
         job_token: see :class:`~qat.deploy.bedrock.api.Import`.
+        job_request: what the job was asked for with.
         job_arn: None until AWS has answered.
         model_arn: None until the job has ended.
     """
@@ -48,12 +53,14 @@ class BedrockLedger(Ledger):
     model_name: str | None = None
     job_name: str | None = None
     job_token: str | None = None
+    job_request: dict[str, Any] = Field(default_factory=dict)
     job_arn: str | None = None
     model_arn: str | None = None
 
     def forget_job(self) -> None:
         """Have the next push start another job."""
         self.job_name = self.job_token = self.job_arn = self.model_arn = None
+        self.job_request = {}
         self.save()
 
 
@@ -71,7 +78,7 @@ class _Push:
         wanted = self.job("arn:aws:iam::000000000000:role/checked-before-the-upload").call
         wanted.check()
         digests = read(self.aws, source, self.uri)
-        self.check_same(digests)
+        self.check_same(wanted, digests)
         upload(self.aws, self.uri, digests, self.ledger, self.target.upload_threads)
         self.make_role()
         try:
@@ -89,9 +96,15 @@ class _Push:
             aws.say(f"trust policy:\n{json.dumps(trust_policy(account, target.region), indent=2)}")
             aws.say(f"permission policy:\n{json.dumps(permission_policy(account, str(self.uri)), indent=2)}")
         api.check_role_option(target.role_arn, target.create_role)
-        if target.create_role and self.ledger.role is None and api.has_role(aws, target.role_name):
+        if target.create_role:
+            self.check_role_name()
+
+    def check_role_name(self) -> None:
+        """A role of others is neither changed nor, later, deleted."""
+        name = self.target.role_name
+        if self.ledger.role is None and api.has_role(self.aws, name):
             raise InputError(
-                f"there is a role {target.role_name} that no push from this folder made; use it with target.role_arn, "
+                f"there is a role {name} that no push from this folder made; use it with target.role_arn, "
                 "or have another one made: target.role_name=<name>"
             )
 
@@ -100,34 +113,36 @@ class _Push:
         if target.role_arn is not None:
             ledger.role_arn = target.role_arn
         elif ledger.role_arn is None:
+            self.check_role_name()  # again: the upload may have taken hours
             ledger.role = target.role_name  # before it exists: a deletion must know
             ledger.save()
             account = target.account or api.account_of(self.aws)
             ledger.role_arn = api.create_role(self.aws, target.role_name, account, str(self.uri), target.tags)
         ledger.save()
 
-    def check_same(self, digests: Digests) -> None:
-        """A model that was imported does not change with the folder."""
+    def check_same(self, wanted: Call, digests: Digests) -> None:
+        """A model that was imported does not change with the folder, nor with the options."""
+        if self.ledger.job_arn is None:
+            return
         now = {key: held.sha256.hex() for key, held in digests.items()}
         before = {key: held.sha256 for key, held in self.ledger.objects.items()}
-        if self.ledger.job_arn is not None and now != before:
-            changed = sorted(dict(now.items() ^ before.items()))[0]
+        changed = sorted(dict(now.items() ^ before.items()))
+        asked, asks = self.ledger.job_request, wanted.parameters
+        changed += [key for key in sorted({**asked, **asks}) if key != "roleArn" and asked.get(key) != asks.get(key)]
+        if changed:
             raise InputError(
-                f"{changed} is not as it was when {self.ledger.model_name} was imported; delete that first "
+                f"{changed[0]} is not as it was when {self.ledger.model_name} was imported; delete that first "
                 "(qat deploy target=bedrock action=delete), or push the new folder to another target.s3_uri from there"
             )
 
     def job(self, role: str) -> api.Import:
-        """What to import; names and token stay the same until a job fails."""
+        """What to import; names that are not given, and the token, stay the same until a job fails."""
         target, ledger = self.target, self.ledger
-        if ledger.job_name is None or ledger.job_token is None or ledger.model_name is None:
-            ledger.model_name = default_model_name(target.model_name, str(self.uri)) or "model"
-            ledger.job_name = target.job_name or default_job_name(ledger.model_name, datetime.now(UTC))
-            ledger.job_token = str(uuid4())
+        model = target.model_name or ledger.model_name or default_model_name(None, str(self.uri)) or "model"
         return api.Import(
-            job=ledger.job_name,
-            token=ledger.job_token,
-            model=ledger.model_name,
+            job=target.job_name or ledger.job_name or default_job_name(model, datetime.now(UTC)),
+            token=ledger.job_token or str(uuid4()),
+            model=model,
             role=role,
             s3_uri=str(self.uri),
             kms_key=target.kms_key,
@@ -141,6 +156,8 @@ class _Push:
         if ledger.job_arn is None:
             assert ledger.role_arn is not None
             wanted = self.job(ledger.role_arn)
+            ledger.model_name, ledger.job_name, ledger.job_token = wanted.model, wanted.job, wanted.token
+            ledger.job_request = dict(wanted.call.parameters)
             ledger.save()
             ledger.job_arn = api.start_import(self.aws, wanted)
             ledger.save()
@@ -165,7 +182,7 @@ class _Push:
 def push(target: Bedrock, folder: Path, log: Console, dry_run: bool, clock: Clock | None = None) -> None:
     """See :meth:`qat.deploy.bedrock.target.Bedrock.push`."""
     uri, source = S3Uri.parse(target.s3_uri), import_folder(folder)
-    aws = connect(target, log, dry_run, clock)
+    aws = connect(target, SERVICES, log, dry_run, clock)
     with alone(folder, dry_run):
         ledger = BedrockLedger.begin(folder, dry_run, target=target.name, region=target.region, s3_uri=str(uri))
         _Push(target, aws, uri, ledger).run(source)
@@ -181,23 +198,15 @@ def delete(target: Bedrock, folder: Path, log: Console, dry_run: bool, clock: Cl
         ledger = BedrockLedger.read(folder, dry_run)
         if ledger.region != target.region:
             raise InputError(f"{folder} was pushed to {ledger.region}; delete there: target.region={ledger.region}")
-        aws = connect(target, log, dry_run, clock)
+        aws, uri = connect(target, SERVICES, log, dry_run, clock), S3Uri.parse(ledger.s3_uri)
+        s3.has_bucket(aws, uri)  # which another account is refused, to whom everything else would look gone already
         _delete_model(aws, ledger)
-        remove(aws, S3Uri.parse(ledger.s3_uri), ledger)
+        remove(aws, uri, ledger)
         if ledger.role is not None:
             api.delete_role(aws, ledger.role)
         ledger.close()
         if not dry_run:
             aws.say(f"deleted: all that was pushed from {folder}")
-
-
-def connect(target: Bedrock, log: Console, dry_run: bool, clock: Clock | None) -> Aws:
-    """The way to AWS that the options name."""
-    check_endpoints(target.endpoints, SERVICES)
-    threads = target.upload_threads
-    if threads < 1:
-        raise InputError(f"target.upload_threads={threads}; take 1 or more")
-    return Aws(target.region, log, target.profile, target.endpoints, dry_run, clock, connections=threads + 2)
 
 
 def _delete_model(aws: Aws, ledger: BedrockLedger) -> None:

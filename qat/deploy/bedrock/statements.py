@@ -8,6 +8,7 @@ named in :attr:`Statement.unjudged`: nothing is guessed.
 from __future__ import annotations
 
 import glob
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -48,6 +49,10 @@ class Statement:
     def names(self, kind: str, principal: str) -> bool:
         """Whether ``principal`` is among those of ``kind``, alone or with everybody."""
         return bool({principal, "*"} & {*self.principals.get(kind, ())})
+
+    def beyond(self, wanted: Collection[str]) -> set[str]:
+        """The conditions on other keys than ``wanted``, or by operators that are not understood."""
+        return {*self.unjudged, *(self.conditions.keys() - {*wanted})}
 
     def misfit(self, wanted: dict[str, str | None]) -> str:
         """The condition that ``wanted`` (key -> value, None: unknown) does not meet; empty if it meets all."""

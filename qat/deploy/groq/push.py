@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import groq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from rich.console import Console
 
-from qat.deploy.base import PUSHED
+from qat.deploy.pushed import PUSHED, write_whole
 from qat.errors import InputError, RunError
 
 KEY = "GROQ_API_KEY"
 _FILES = "/openai/v1/files"
 _TUNINGS = "/v1/fine_tunings"
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+"""An id becomes a part of the path of a later request, so it must not be one itself."""
 _PURPOSE: Any = "fine_tuning"  # the SDK's annotation has `batch` only; Groq's page on LoRA has this one
+
+Id = Annotated[str, StringConstraints(pattern=f"^{_ID.pattern}$")]
 
 
 class Pushed(BaseModel):
@@ -29,6 +34,8 @@ class Pushed(BaseModel):
         sha256: of the zip.
         file_id: of the uploaded zip.
         tuning_id: of the registration; None before it.
+        name: under which the adapter is registered.
+        base_model: for which it is.
         model: what to ask for in a request; None before it.
     """
 
@@ -38,8 +45,10 @@ class Pushed(BaseModel):
     target: Literal["groq"] = "groq"
     base_url: str
     sha256: str
-    file_id: str
-    tuning_id: str | None = None
+    file_id: Id
+    tuning_id: Id | None = None
+    name: str | None = None
+    base_model: str | None = None
     model: str | None = None
 
 
@@ -56,14 +65,13 @@ def push(
     pushed = _read(folder)
     if pushed is not None and (pushed.sha256, pushed.base_url) != (digest, base_url):
         raise InputError(f"{folder / PUSHED} tells of another adapter or address; remove that first with action=delete")
+    if pushed is not None and pushed.tuning_id and (pushed.name, pushed.base_model) != (name, base_model):
+        raise InputError(
+            f"the adapter is registered as {pushed.name} of {pushed.base_model}, not as {name} of {base_model}; "
+            "remove that first with action=delete"
+        )
     if dry_run:
-        if pushed is None:
-            what = f"purpose={_PURPOSE} file=adapter.zip ({len(archive):,} bytes)"
-            log.print(f"POST {base_url}{_FILES} {what}", markup=False, soft_wrap=True)
-        if pushed is None or pushed.tuning_id is None:
-            file_id = "<id of the file>" if pushed is None else pushed.file_id
-            body = json.dumps(_registration(file_id, name, base_model))
-            log.print(f"POST {base_url}{_TUNINGS} {body}", markup=False, soft_wrap=True)
+        _rehearse(pushed, len(archive), base_url, base_model, name, log)
         return
     client = _client(base_url)
     if pushed is None:
@@ -76,20 +84,35 @@ def push(
         answer: Any = _asked(lambda: client.post(_TUNINGS, body=wanted, cast_to=object))
         data = answer.get("data", answer) if isinstance(answer, dict) else {}
         pushed.tuning_id, pushed.model = _id(data.get("id"), "registration"), data.get("fine_tuned_model")
+        pushed.name, pushed.base_model = name, base_model
         _write(folder, pushed)
-    log.print(f"registered as {pushed.tuning_id}; ask for model={pushed.model}", markup=False, soft_wrap=True)
+    model = pushed.model or "what Groq's console calls it"
+    log.print(f"registered as {pushed.tuning_id}; ask for model={model}", markup=False, soft_wrap=True)
 
 
-def delete(folder: Path, log: Console, dry_run: bool) -> None:
+def _rehearse(pushed: Pushed | None, size: int, base_url: str, base_model: str, name: str, log: Console) -> None:
+    """Print the requests that a push would send."""
+    if pushed is None:
+        what = f"purpose={_PURPOSE} file=adapter.zip ({size:,} bytes)"
+        log.print(f"POST {base_url}{_FILES} {what}", markup=False, soft_wrap=True)
+    if pushed is None or pushed.tuning_id is None:
+        file_id = "<id of the file>" if pushed is None else pushed.file_id
+        body = json.dumps(_registration(file_id, name, base_model))
+        log.print(f"POST {base_url}{_TUNINGS} {body}", markup=False, soft_wrap=True)
+
+
+def delete(folder: Path, *, base_url: str, log: Console, dry_run: bool) -> None:
     """Remove the registration and the file that ``pushed.json`` names.
 
     Raises:
-        InputError: nothing was pushed from ``folder``, or no API key.
+        InputError: nothing was pushed from ``folder``, or not to ``base_url``; or no API key.
         RunError: Groq refused, in its own words.
     """
     pushed = _read(folder)
     if pushed is None:
         raise InputError(f"{folder} has no {PUSHED}: nothing was pushed from there")
+    if pushed.base_url != base_url:  # the key goes where the user says, not where a file in a folder does
+        raise InputError(f"{folder} was pushed to another address; delete there: target.base_url={pushed.base_url}")
     paths = [f"{_TUNINGS}/{pushed.tuning_id}"] if pushed.tuning_id is not None else []
     paths.append(f"{_FILES}/{pushed.file_id}")
     client = None if dry_run else _client(pushed.base_url)
@@ -122,6 +145,8 @@ def _client(base_url: str) -> groq.Groq:
     if not key:
         raise InputError(f"GroqCloud needs an API key: set the environment variable {KEY}")
     # No retries: one after a lost answer would make a second file. A second push goes on where this one ended.
+    if not (key.isascii() and key.isprintable()) or " " in key:  # what a header does not take, httpx would quote
+        raise InputError(f"{KEY} holds a character that no key has; copy it again from console.groq.com/keys")
     return groq.Groq(api_key=key, base_url=base_url, max_retries=0)
 
 
@@ -133,17 +158,23 @@ def _asked(call: Any) -> Any:
         body = error.body if isinstance(error.body, dict) else {}
         said = body.get("error", body)
         message = said.get("message", error.message) if isinstance(said, dict) else error.message
-        raise RunError(f"Groq refused with status {error.status_code}: {message}") from None
+        raise RunError(f"Groq refused with status {error.status_code}: {_clean(message)}") from None
     except groq.APIConnectionError as error:
         why = error.__cause__ or error
-        raise RunError(f"Groq cannot be reached: {why}; push again to go on") from None
+        raise RunError(f"Groq cannot be reached: {_clean(why)}; try again to go on") from None
     except groq.GroqError as error:
-        raise RunError(f"the groq SDK failed: {error}") from None
+        raise RunError(f"the groq SDK failed: {_clean(error)}") from None
+
+
+def _clean(told: object) -> str:
+    """In one line, without the key."""
+    text, key = " ".join(str(told).split()), os.environ.get(KEY, "").strip()
+    return text.replace(key, "***") if key else text
 
 
 def _id(value: object, what: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise RunError(f"Groq's answer has no id of the {what}")
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise RunError(f"Groq's answer has no id of the {what}; look in Groq's console for what was made")
     return value
 
 
@@ -158,6 +189,4 @@ def _read(folder: Path) -> Pushed | None:
 
 
 def _write(folder: Path, pushed: Pushed) -> None:
-    temporary = folder / f"{PUSHED}.tmp"
-    temporary.write_text(pushed.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / PUSHED)
+    write_whole(folder / PUSHED, pushed.model_dump_json(indent=2) + "\n")

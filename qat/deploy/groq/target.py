@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,6 +12,7 @@ from rich.console import Console
 from qat.deploy.base import Source, Target
 from qat.deploy.checks import Check, Preflight, Rule
 from qat.deploy.groq import adapter, lora_rules, sources
+from qat.deploy.pushed import alone
 from qat.errors import InputError
 
 Route = Literal["lora", "onnx", "api", "weights"]
@@ -49,7 +51,7 @@ class Groq(Target):
         base_url: of Groq's API.
 
     Raises:
-        InputError: ``route: weights``, or an option without its route.
+        InputError: ``route: weights``, an option without its route, or a ``base_url`` that is none.
     """
 
     name: ClassVar[str] = "groq"
@@ -72,6 +74,8 @@ class Groq(Target):
             )
         if self.adapter is not None and self.route != "lora":
             raise InputError(f"target.adapter is for target.route=lora, not {self.route}")
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", self.base_url):
+            raise InputError("target.base_url is no address of an API; write https://<host>, without user or password")
 
     @property
     def needs_run(self) -> bool:
@@ -126,16 +130,17 @@ class Groq(Target):
         from qat.deploy.groq import push  # needs the extra `deploy`
 
         packed = folder / adapter.ARCHIVE
-        archive = packed.read_bytes() if packed.is_file() else adapter.pack(adapter.read(folder), self.exact)
-        push.push(
-            folder,
-            archive,
-            base_url=self.base_url.rstrip("/"),
-            base_model=self.base_model,
-            name=self.adapter_name or Path(self.adapter or folder.resolve()).name,
-            log=log,
-            dry_run=dry_run,
-        )
+        with alone(folder, dry_run):
+            archive = packed.read_bytes() if packed.is_file() else adapter.pack(adapter.read(folder), self.exact)
+            push.push(
+                folder,
+                archive,
+                base_url=self.base_url.rstrip("/"),
+                base_model=self.base_model,
+                name=self.adapter_name or Path(self.adapter or folder).resolve().name,
+                log=log,
+                dry_run=dry_run,
+            )
 
     def delete(self, folder: Path, log: Console, dry_run: bool) -> None:
         """Remove the registration and the file."""
@@ -143,7 +148,8 @@ class Groq(Target):
             raise InputError(_NOT_PUSHED[self.route].format(how_to=folder / HOW_TO))
         from qat.deploy.groq import push
 
-        push.delete(folder, log, dry_run)
+        with alone(folder, dry_run):
+            push.delete(folder, base_url=self.base_url.rstrip("/"), log=log, dry_run=dry_run)
 
     def _graph_checks(self, folder: Path) -> tuple[Check, ...]:
         from qat.deploy.groq import onnx_rules  # needs the extra `onnx`

@@ -127,7 +127,7 @@ def image(rule: Rule, subject: Subject) -> Check:
         return rule.failed(held, example)
     if found[2] != region:
         return rule.failed(f"an image of {found[2]} for an endpoint in {region}", example)
-    own = found[1] == account and found[3].startswith("djl-inference:")
+    own = found[1] == account and re.fullmatch(r"djl-inference:\S*lmi\S*", found[3]) is not None
     return rule.passed(held) if own else rule.warned(f"{held} is not AWS's own LMI image", example)
 
 

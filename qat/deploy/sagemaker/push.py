@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from rich.console import Console
 
-from qat.deploy.aws.clients import Aws, check_endpoints
-from qat.deploy.aws.ledger import Ledger, alone
+from qat.deploy.aws import s3
+from qat.deploy.aws.calls import Call
+from qat.deploy.aws.clients import Aws, connect
+from qat.deploy.aws.ledger import Ledger
 from qat.deploy.aws.s3 import S3Uri
 from qat.deploy.aws.upload import Digests, read, remove, upload
 from qat.deploy.aws.waiting import Clock
+from qat.deploy.pushed import alone
 from qat.deploy.sagemaker import api
 from qat.deploy.sagemaker.target import SageMaker, uploaded
 from qat.errors import InputError
@@ -27,12 +30,12 @@ class SageMakerLedger(Ledger):
 
     Attributes:
         name: of model, configuration and endpoint.
-        made: which of :data:`KINDS` were made, or were about to be.
+        made: which of :data:`KINDS` were made, or were about to be -> what they were asked for with.
     """
 
     target: Literal["sagemaker"] = "sagemaker"
     name: str = ""
-    made: list[str] = Field(default_factory=list)
+    made: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 def push(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: Clock | None = None) -> None:
@@ -41,7 +44,7 @@ def push(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: Cl
     creations = api.creations(endpoint)
     for call in creations:
         call.check()
-    aws = connect(target, log, dry_run, clock)
+    aws = connect(target, SERVICES, log, dry_run, clock)
     with alone(folder, dry_run):
         where = {"target": target.name, "region": target.region, "s3_uri": str(uri)}
         ledger = SageMakerLedger.begin(folder, dry_run, **where)
@@ -51,9 +54,9 @@ def push(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: Cl
         upload(aws, uri, digests, ledger, target.upload_threads)
         for kind, call in zip(KINDS, creations, strict=True):
             if aws.find(api.described(kind, endpoint.name)) is not None:
-                _check_ours(kind, endpoint.name, ledger)
+                _check_ours(kind, call, ledger)
                 continue
-            ledger.made = [*dict.fromkeys([*ledger.made, kind])]  # before it exists: a deletion must know
+            ledger.made = {**ledger.made, kind: dict(call.parameters)}  # before it exists: a deletion must know
             ledger.save()
             aws.send(call)
         api.wait_until_in_service(aws, endpoint.name, target.start_minutes)
@@ -68,25 +71,17 @@ def delete(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: 
         ledger = SageMakerLedger.read(folder, dry_run)
         if ledger.region != target.region:
             raise InputError(f"{folder} was pushed to {ledger.region}; delete there: target.region={ledger.region}")
-        aws = connect(target, log, dry_run, clock)
+        aws, uri = connect(target, SERVICES, log, dry_run, clock), S3Uri.parse(ledger.s3_uri)
+        s3.has_bucket(aws, uri)  # which another account is refused, to whom everything else would look gone already
         for kind in reversed(KINDS):  # the endpoint first: it costs
             if kind in ledger.made:
                 aws.remove(api.deleted(kind, ledger.name))
-                ledger.made = [made for made in ledger.made if made != kind]
+                ledger.made = {made: call for made, call in ledger.made.items() if made != kind}
                 ledger.save()
-        remove(aws, S3Uri.parse(ledger.s3_uri), ledger)
+        remove(aws, uri, ledger)
         ledger.close()
         if not dry_run:
             aws.say(f"deleted: all that was pushed from {folder}")
-
-
-def connect(target: SageMaker, log: Console, dry_run: bool, clock: Clock | None) -> Aws:
-    """The way to AWS that the options name."""
-    check_endpoints(target.endpoints, SERVICES)
-    threads = target.upload_threads
-    if threads < 1:
-        raise InputError(f"target.upload_threads={threads}; take 1 or more")
-    return Aws(target.region, log, target.profile, target.endpoints, dry_run, clock, connections=threads + 2)
 
 
 def _check_same(digests: Digests, ledger: SageMakerLedger, name: str) -> None:
@@ -97,6 +92,12 @@ def _check_same(digests: Digests, ledger: SageMakerLedger, name: str) -> None:
         raise InputError(f"{ledger.name} was made of other files or under another name; delete it first: action=delete")
 
 
-def _check_ours(kind: str, name: str, ledger: SageMakerLedger) -> None:
-    if kind not in ledger.made:
-        raise InputError(f"there is a {kind} {name} that this folder did not make; set target.endpoint_name=<name>")
+def _check_ours(kind: str, wanted: Call, ledger: SageMakerLedger) -> None:
+    """What is there was made from this folder, and with these options: AWS keeps it as it is."""
+    asked, asks = ledger.made.get(kind), wanted.parameters
+    if asked is None:
+        raise InputError(
+            f"there is a {kind} {asks[f'{kind}Name']} that this folder did not make; set target.endpoint_name=<name>"
+        )
+    if changed := [key for key in sorted({**asked, **asks}) if asked.get(key) != asks.get(key)]:
+        raise InputError(f"{kind} {ledger.name} was made with another {changed[0]}; delete it first: action=delete")

@@ -90,7 +90,7 @@ class Fleet(Hosting):
 
     def refusal(self, facts: ModelFacts, precision: Precision, tokens: float) -> str | None:
         if precision not in facts.bytes:
-            return "not exported at this precision"
+            return "the size of the weights at this precision is not known"
         if precision not in self.speeds:
             return "the pricing states no speed at this precision"
         if self.places(facts, precision, tokens) < 1:

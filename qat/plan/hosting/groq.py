@@ -1,4 +1,4 @@
-"""GroqCloud: a price a token, rate limits, and no replicas to manage.
+"""GroqCloud: a price a token, and rate limits, as many times as there are replicas side by side.
 
 Limits refill continuously, as the example of console.groq.com/docs/rate-limits implies: 30 requests of 14,400 a day
 are back after 3 minutes.
@@ -13,6 +13,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from qat.errors import InputError
 from qat.plan.facts import ModelFacts, Precision
 from qat.plan.hosting.base import Case, Cost, Hosting, Outcome
 from qat.plan.pool import Advance, Served
@@ -37,6 +38,8 @@ class Groq(Hosting):
         tokens_per_minute: its limit of prompt and output tokens together; null for none.
         max_wait_seconds: a client that would have to wait longer gives up.
         speed: of one request; its concurrency plays no part.
+        replicas: deployments side by side, such as organizations, each with these limits; a request goes to one that
+            has room.
     """
 
     precision_matters: ClassVar[bool] = False
@@ -49,6 +52,11 @@ class Groq(Hosting):
     tokens_per_minute: Quote | None
     max_wait_seconds: Quote
     speed: Speed
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise InputError(f"replicas={self.replicas} must be at least 1: so many times the limits hold side by side")
 
     def inputs(self) -> list[Input]:
         return inputs(
@@ -62,6 +70,7 @@ class Groq(Hosting):
 
     def note(self, facts: ModelFacts, precision: Precision) -> str:
         base = f"{self.base_model} with a LoRA: Groq does not host these weights"
+        base += f"; {self.replicas} replicas, each with the limits" if self.replicas > 1 else ""
         return base if precision == "float" else f"{base}; the export's precision plays no part"
 
     def places(self, facts: ModelFacts, precision: Precision, tokens: float) -> int:
@@ -71,7 +80,7 @@ class Groq(Hosting):
         requests, factor = case.requests, case.scale.factor
         tokens = requests.prompt + requests.output
         buckets = [
-            _Bucket.of(limit.value, period, factor, needs)
+            _Bucket.of(limit.value, period, self.replicas, factor, needs)
             for limit, period, needs in (
                 (self.requests_per_day, DAY, np.ones_like(tokens)),
                 (self.tokens_per_minute, 60.0, tokens),
@@ -91,9 +100,10 @@ class Groq(Hosting):
 
 @dataclass(eq=False, slots=True)
 class _Bucket:
-    """A limit: ``size`` at first and at most, filled at ``rate`` a second.
+    """A limit of every replica together: ``size`` at first and at most, filled at ``rate`` a second.
 
-    A simulated part of the traffic has its part of the rate, and of the size, but never less than one request needs.
+    No request may need more than the ``limit`` of one. A simulated part of the traffic has its part of the rate, and of
+    the size, but never less than one request needs.
     """
 
     limit: float
@@ -104,10 +114,10 @@ class _Bucket:
     time: float = 0.0
 
     @classmethod
-    def of(cls, limit: float, period: float, factor: int, needs: NDArray[np.int64]) -> _Bucket:
+    def of(cls, limit: float, period: float, replicas: int, factor: int, needs: NDArray[np.int64]) -> _Bucket:
         largest = float(needs[needs <= limit].max(initial=0))
-        size = max(limit / factor, largest)
-        return cls(limit, size, limit / period / factor, needs.tolist(), level=size)
+        size = max(limit * replicas / factor, largest)
+        return cls(limit, size, limit * replicas / period / factor, needs.tolist(), level=size)
 
     def wait(self, request: int, now: float) -> float:
         """Seconds until ``request`` has room; infinite if it needs more than the limit."""

@@ -82,8 +82,8 @@ def refuse(request: ChatRequest) -> None:
 
 
 def engine_request(request: ChatRequest, model: str, refuses: frozenset[str]) -> dict[str, Any]:
-    """What the engine's server is sent: always for a stream, since engines go on with an answer that is not streamed when
-    its client has left.
+    """What the engine's server is sent, which always asks for a stream: engines go on with an answer that is not
+    streamed when its client has left.
 
     Its temperature stays 0 where the request's is: Groq makes it 1e-8, by which it means the likeliest token, and that
     is what engines do at 0; at 1e-8 they may divide by it, or, as vLLM does, sample at a temperature of 0.01.

@@ -26,7 +26,7 @@ class Prompts:
     async def fit(self, body: dict[str, Any]) -> int:
         """Tokens of the prompt of an engine's request; 0: nobody counts.
 
-        A request that does not limit its answer is limited to what the context leaves, as some engines do by themselves.
+        A request that does not limit its answer is limited to what the context leaves, as most engines do themselves.
 
         Raises:
             ApiError: 400: prompt and answer do not fit, in Groq's words and with the numbers; or the messages make no

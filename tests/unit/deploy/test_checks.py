@@ -96,3 +96,13 @@ def test_what_needs_doing_is_next_to_the_verdict_and_has_colour():
 
 def test_markup_in_a_message_is_text():
     assert "[bold]x[/nothing]" in table(preflight(RULE.passed("[bold]x[/nothing]")))
+
+
+@pytest.mark.parametrize("error", [TypeError("no list"), KeyError("key"), AttributeError("items"), ValueError("no")])
+def test_a_file_of_another_shape_fails_the_rule(error):
+    @rule("host.1.size", "Size", "at most 3", "a page")
+    def size(made):
+        raise error
+
+    check = size()
+    assert check.status == "fail" and type(error).__name__ in check.found and check.fix

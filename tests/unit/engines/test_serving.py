@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.base import NotAvailable
-from qat.engines.chat_template import ChatTokens, of_folder, of_gguf, template_of
+from qat.engines.chat_template import ChatTokens, counter_of, of_folder, of_gguf, template_of
 from qat.engines.llama_cpp import LlamaCppEngine
 from qat.engines.onnxruntime import OnnxRuntimeEngine
 from qat.engines.serving import linked
@@ -23,6 +23,7 @@ from qat.engines.vllm import VllmEngine
 from qat.errors import InputError
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.gguf.exporter import GgufExporter
+from qat.models.tokenizer import load_tokenizer
 from qat.scheme import preset
 
 MESSAGES = [
@@ -100,6 +101,22 @@ def test_a_folder_and_its_gguf_say_the_same(folder: Callable[..., Path]) -> None
     assert of_folder(file).template == OWN
 
 
+@pytest.mark.parametrize("exporter", [CompressedTensorsExporter, GgufExporter])
+def test_prompts_are_counted_as_they_are_rendered(folder: Callable[..., Path], exporter: type) -> None:
+    export = folder(exporter=exporter)
+    template = template_of("plain", of_folder(export), export)
+    assert template is not None and "bos_token" in template
+    encoded = load_tokenizer(export)("def main():\n    pass\nfour five")["input_ids"]
+    messages = [{"role": "user", "content": "def main():\n    pass"}, {"role": "user", "content": "four five"}]
+    assert counter_of(export, template)(messages) == len(encoded), "with the token that begins a text, once"
+
+
+def test_messages_that_the_template_refuses_are_told(folder: Callable[..., Path]) -> None:
+    count = counter_of(folder(), "{{ raise_exception('only users here') }}")
+    with pytest.raises(InputError, match="makes no prompt of these messages: only users here"):
+        count(MESSAGES)
+
+
 def test_links_leave_sampling_to_the_request(tmp_path: Path) -> None:
     export, into = tmp_path / "export", tmp_path / "into"
     export.mkdir()
@@ -133,6 +150,9 @@ def test_transformers_serves_links_on_the_loopback(folder: Callable[..., Path]) 
     assert (given["host"], given["port"], given["dtype"], given["device"]) == ("127.0.0.1", "1234", "bfloat16", "cpu")
     assert launch.command[4] == launch.model
     assert {"stop", "frequency_penalty", "tools"} <= launch.refuses
+    assert launch.context == 64  # random_llama's
+    assert launch.key_variable is None  # its server takes none
+    assert launch.count is not None and launch.count([{"role": "user", "content": "import os"}]) > 1
     model = Path(launch.model)
     assert (model / "model.safetensors").is_file()
     del launch
@@ -174,6 +194,8 @@ def test_llama_cpp_is_never_interrupted(
     assert told["eos_token"] == of_gguf(export / "model.gguf").eos
     assert "messages" in told["template"]
     assert launch.model == given["model_alias"]
+    assert launch.context == 32 and launch.count is not None
+    assert launch.key_variable is not None and "api_key" not in given
     longest = options(LlamaCppEngine(context=2048).server(export, 1, "plain").command)["n_ctx"]
     assert longest == "64"  # the model's own
 
@@ -184,6 +206,8 @@ def test_vllm_gets_a_type_that_its_kernel_takes(scheme: str, dtype: str, folder:
     given = options(launch.command)
     assert (given["host"], given["port"], given["dtype"], given["max-model-len"]) == ("127.0.0.1", "1234", dtype, "32")
     assert given["served-model-name"] == launch.model
+    assert launch.context == 32 and launch.count is not None
+    assert launch.key_variable == "VLLM_API_KEY" and "api-key" not in given
     assert "messages" in Path(given["chat-template"]).read_text()
     assert launch.environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert launch.environment["VLLM_NO_USAGE_STATS"] == "1"

@@ -87,6 +87,9 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
         (["target=bedrock", "run=a", "target.regoin=us-east-1"], "did you mean 'region'"),
         (["target=bedrock", "run=a", "scheme=w8a8"], "scheme"),
         (["target=bedrock", "folder=nowhere", "action=preflight"], "nowhere"),
+        (["target=bedrock", "run=a", "action=push", "overwrite=true"], "overwrite=true is for action=prepare"),
+        (["target=groq", "target.route=lora", "folder=a", "overwrite=true"], "a folder=... may hold other things"),
+        (["target=bedrock", "folder=.", "action=preflight", "report=nowhere/a.json"], "lies in no folder"),
     ],
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

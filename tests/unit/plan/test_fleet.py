@@ -17,7 +17,7 @@ def test_what_fits(make) -> None:
     assert fleet.refusal(BIG, "int8", 600) is None
     assert fleet.refusal(BIG, "int4", 600) == "the pricing states no speed at this precision"
     small = ModelFacts(name="m", parameters=1, bytes={"float": 2})
-    assert fleet.refusal(small, "int8", 600) == "not exported at this precision"
+    assert fleet.refusal(small, "int8", 600) == "the size of the weights at this precision is not known"
 
 
 def test_memory_that_smaller_weights_leave_holds_more_requests(make) -> None:

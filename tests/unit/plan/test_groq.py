@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qat.errors import InputError
 from qat.plan.scale import Scale
 
 
@@ -43,6 +44,22 @@ def test_a_cell_has_its_part_of_the_limit(make) -> None:
     outcome = make.groq().simulate(make.case(*[(0, 600, 200)] * 2, scale=Scale(cells=4)))
     assert outcome.begin.tolist() == pytest.approx([0, 36])
     assert outcome.costs[0].quantity == pytest.approx(4 * 1200 / 1e6)
+
+
+def test_replicas_have_so_many_times_the_limits_and_the_same_price(make) -> None:
+    # 8000 at once, then 133.33 a second: 1000 more after 7.5 s.
+    outcome = make.groq(replicas=2).simulate(make.case(*[(0, 800, 200)] * 10))
+    assert outcome.begin.tolist() == pytest.approx([0] * 8 + [7.5, 15])
+    assert outcome.costs[0].quantity == pytest.approx(10 * 800 / 1e6)
+
+
+def test_no_replica_takes_a_request_over_its_limit(make) -> None:
+    assert make.groq(replicas=2).simulate(make.case((0, 4000, 1))).rejected.tolist() == [True]
+
+
+def test_no_replica_at_all(make) -> None:
+    with pytest.raises(InputError, match="replicas=0 must be at least 1"):
+        make.groq(replicas=0)
 
 
 def test_no_requests(make) -> None:

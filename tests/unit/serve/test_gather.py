@@ -28,7 +28,8 @@ def message(*deltas: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_texts_are_joined() -> None:
-    got = message({"role": "assistant", "reasoning_content": "h"}, {"reasoning": "m"}, {"content": "a "}, {"content": "b"})
+    begin = {"role": "assistant", "reasoning_content": "h"}
+    got = message(begin, {"reasoning": "m"}, {"content": "a "}, {"content": "b"})
     assert got == {"role": "assistant", "content": "a b", "reasoning": "hm"}
     assert message() == {"role": "assistant", "content": ""}
 

@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from qat.errors import InputError
+
 
 @pytest.fixture(scope="module")
 def load_test(root: Path) -> ModuleType:
@@ -65,8 +67,15 @@ def test_problems(load_test) -> None:
     assert result(load_test, rounds=[lossy]).problems == ["gateway: 2 streams lost", "gateway: 1 streams mixed"]
     slow = {"median": 2.1, "p95": 0.0, "p99": 0.0}
     assert "above 2" in result(load_test, added_ms=slow).problems[0]
+    assert result(load_test, added_ms=slow, together=True).problems == []
+    assert "lost" in result(load_test, rounds=[lossy], together=True).problems[0]
 
 
-def test_the_page_has_its_place(load_test, root: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_the_page_has_its_place(load_test, root: Path, together: bool) -> None:
     page = (root / "docs" / "serving.md").read_text()
-    assert "median +1.00 ms" in load_test.insert(page, load_test.markdown(result(load_test)))
+    made = result(load_test, together=together)
+    before, after = page, load_test.insert(page, load_test.markdown(made), made.name)
+    assert "median +1.00 ms" in after and before.partition("## Measured")[0] == after.partition("## Measured")[0]
+    with pytest.raises(InputError, match=f"begin: scripts/load_test.py {made.name} -->"):
+        load_test.insert("", "", made.name)

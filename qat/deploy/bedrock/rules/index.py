@@ -46,13 +46,15 @@ def metadata(rule: Rule, subject: Subject) -> Check:
 
 @rule("bedrock.4.shards", "Files of the index", "every file is there and whole, each tensor in one file", sources.BLOG)
 def shards(rule: Rule, subject: Subject) -> Check:
-    if not (subject.folder / INDEX).is_file():
-        return rule.not_run(f"no {INDEX}", _REWRITE)
     try:
+        files = len(subject.weight_files)
+        whole = len(subject.tensors)  # reads the header of every file
+        if not (subject.folder / INDEX).is_file():
+            return rule.not_run(f"no {INDEX}; {files} files with {whole} tensors", _REWRITE)
         problem = _mismatch(_map(subject), subject)
     except InputError as error:
-        problem = str(error)
-    return rule.unless(problem, _REWRITE, f"{len(subject.weight_files)} of {len(subject.weight_files)} files")
+        return rule.failed(str(error), _REWRITE)
+    return rule.unless(problem, _REWRITE, f"{files} of {files} files")
 
 
 def _map(subject: Subject) -> dict[str, str]:
@@ -62,8 +64,8 @@ def _map(subject: Subject) -> dict[str, str]:
         InputError: there is none.
     """
     held: Any = subject.json(INDEX).get("weight_map")
-    if not isinstance(held, dict) or not held:
-        raise InputError(f"{INDEX} has no weight_map")
+    if not isinstance(held, dict) or not held or not all(isinstance(file, str) for file in held.values()):
+        raise InputError(f"{INDEX} has no weight_map of tensors to files")
     return held
 
 

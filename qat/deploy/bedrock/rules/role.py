@@ -94,22 +94,23 @@ def judge_key(rule: Rule, document: Document, role_arn: str) -> Check:
 def _judge(rule: Rule, covering: Mapping[str, list[Statement]], wanted: dict[str, str | None], fix: str) -> Check:
     """Judge the statements that cover each action under the conditions ``wanted``.
 
-    A condition with another value keeps Bedrock out: failed. One that is absent lets others in: warned.
+    A condition with another value keeps Bedrock out: failed. One that is absent lets others in: warned. A denial
+    counts where its conditions are met; where they are not judged here it warns.
     """
-    if denied := [action for action, some in covering.items() if any(s.effect == "Deny" for s in some)]:
+    met = {action: [s for s in some if not s.misfit(wanted)] for action, some in covering.items()}
+    denying = {action: [s for s in some if s.effect == "Deny"] for action, some in met.items()}
+    if denied := [action for action, some in denying.items() if any(not s.beyond(wanted) for s in some)]:
         return rule.failed(f"denied: {', '.join(denied)}", fix)
-    if lacking := [action for action, some in covering.items() if not some]:
+    granting = {action: [s for s in some if s.effect == "Allow"] for action, some in covering.items()}
+    if lacking := [action for action, some in granting.items() if not some]:
         return rule.failed(f"not allowed: {', '.join(lacking)}", fix)
-    allowing = []
-    for action, some in covering.items():
-        usable = [s for s in some if not s.misfit(wanted)]
-        if not usable:
+    allowing = [s for some in met.values() for s in some if s.effect == "Allow"]
+    for action, some in granting.items():
+        if all(s.misfit(wanted) for s in some):
             return rule.failed(f"{action}: {some[0].misfit(wanted)}", fix)
-        allowing += usable
     if absent := [key for key in wanted if any(key not in s.conditions for s in allowing)]:
         return rule.warned(f"open to other accounts: no condition on {', '.join(absent)}", fix)
-    unjudged = {name for s in allowing for name in (*s.unjudged, *(s.conditions.keys() - wanted.keys()))}
-    if unjudged:
+    if unjudged := {name for some in met.values() for s in some for name in s.beyond(wanted)}:
         return rule.warned(
             f"conditions not judged here: {', '.join(sorted(unjudged))}", "make sure that Bedrock meets them"
         )

@@ -107,3 +107,15 @@ def test_what_is_absent_is_none(world: World, fake: FakeAws) -> None:
 def test_endpoints_of_no_service(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="target.endpoints.s4 is none of s3, sts; did you mean 's3'"):
         check_endpoints({"s4": "http://localhost"}, ("s3", "sts"))
+
+
+@pytest.mark.parametrize("endpoint", ["http://me:mine@no host", "me:mine@host"])
+def test_an_endpoint_that_is_none_keeps_its_password(world: World, endpoint: str) -> None:
+    with pytest.raises(InputError, match=r"^target\.endpoints\.bedrock is no address; write http") as refused:
+        world.aws(bedrock=endpoint).send(MODEL)
+    assert "mine" not in str(refused.value)
+
+
+def test_an_endpoint_that_is_none_is_named(world: World) -> None:
+    with pytest.raises(InputError, match="target.endpoints.bedrock 'localhost' .* is no address"):
+        world.aws(bedrock="localhost").send(MODEL)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qat.deploy.aws.ledger import PUSHED, Ledger, Stored, alone
+from qat.deploy.aws.ledger import Ledger, Stored
+from qat.deploy.pushed import PUSHED
 from qat.errors import InputError
 
 WHERE = {"target": "bedrock", "region": "us-east-1", "s3_uri": "s3://bucket/a/"}
@@ -33,25 +34,11 @@ def test_a_folder_is_in_one_place(tmp_path: Path) -> None:
         Ledger.begin(tmp_path, dry_run=False, **{**WHERE, "region": "us-west-2"})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"target": "bedrock", "else": 1}'])
+ASTRAY = '{"target": "t", "region": "r", "s3_uri": "s3://b/a/", "objects": {"b/w": {"size": 1, "sha256": "00"}}}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"target": "bedrock", "else": 1}', ASTRAY])
 def test_a_damaged_ledger(tmp_path: Path, text: str) -> None:
     (tmp_path / PUSHED).write_text(text)
     with pytest.raises(InputError, match="is damaged or of another target"):
         Ledger.read(tmp_path)
-
-
-def test_two_at_once(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(InputError, match="by another process"), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass
-
-
-def test_a_dry_run_leaves_no_file(tmp_path: Path) -> None:
-    with alone(tmp_path, dry_run=True):
-        assert [*tmp_path.iterdir()] == []
-
-
-def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"), alone(tmp_path / "none"):
-        pass

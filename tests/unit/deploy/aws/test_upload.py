@@ -16,7 +16,7 @@ from qat.deploy.aws import claim, upload
 from qat.deploy.aws.calls import Call
 from qat.deploy.aws.clients import Aws
 from qat.deploy.aws.errors import AwsError
-from qat.deploy.aws.ledger import Ledger
+from qat.deploy.aws.ledger import Ledger, Stored
 from qat.deploy.aws.s3 import S3Uri
 from qat.errors import InputError, RunError
 
@@ -172,6 +172,42 @@ def test_refuses_a_prefix_with_objects_of_others(world: World, folder: Path) -> 
     with pytest.raises(InputError, match="holds models/tiny/optimizer.pt, which is not of this folder"):
         push(world, folder)
     assert "models/tiny/optimizer.pt" in world.held() and WEIGHTS not in world.held()
+
+
+def test_refuses_to_write_over_an_object_of_others(world: World, folder: Path) -> None:
+    world.s3.put_object(Bucket=BUCKET, Key=CONFIG, Body=b"theirs")
+    with pytest.raises(InputError, match="holds models/tiny/sub/config.json, which is not of this folder"):
+        push(world, folder)
+    assert content(world, CONFIG) == b"theirs" and WEIGHTS not in world.held()
+
+
+def test_an_equal_object_of_others_is_used_and_not_deleted(world: World, folder: Path, sent: list[Call]) -> None:
+    world.s3.put_object(Bucket=BUCKET, Key=CONFIG, Body=b"{}", ChecksumAlgorithm="SHA256")
+    push(world, folder)
+    ledger = push(world, folder)
+    assert CONFIG not in [call.parameters["Key"] for call in sent if call.operation == "PutObject"]
+    (folder / "sub" / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="which is not of this folder"):
+        push(world, folder)
+    upload.remove(world.aws(), URI, ledger)
+    assert world.held() == {CONFIG}
+
+
+def test_what_another_push_holds_by_now_is_not_deleted(world: World, folder: Path) -> None:
+    ledger = push(world, folder)
+    claim.release(world.aws(), URI)
+    claim.claim(world.aws(), URI, "another")
+    upload.remove(world.aws(), URI, ledger)
+    assert world.held() == {WEIGHTS, CONFIG, "models/tiny.qat-push"}
+    assert "belongs to another push by now" in world.said
+
+
+def test_a_bucket_that_is_gone_holds_nothing_to_delete(world: World) -> None:
+    uri = S3Uri("gone-bucket", "models/tiny")
+    ledger = Ledger(target="bedrock", region="us-east-1", s3_uri=str(uri))
+    ledger.objects = {"models/tiny/config.json": Stored(size=1, sha256="00")}
+    upload.remove(world.aws(), uri, ledger)
+    assert ledger.objects == {} and "there is no bucket gone-bucket any more" in world.said
 
 
 def test_two_pushes_do_not_mix(world: World, folder: Path, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_switched_off_is_not_run(logits_of, answers):
         ({"architectures": ["T5ForConditionalGeneration"]}, "no causal language model"),
         ({"architectures": None}, "no causal language model"),
         ({"vocab_size": None}, "no vocab_size"),
+        ({"vocab_size": 0}, "no vocab_size"),
     ],
 )
 def test_what_cannot_be_asked_is_not_run(logits_of, answers, edit, changes, reason):

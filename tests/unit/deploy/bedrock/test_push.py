@@ -8,10 +8,12 @@ import pytest
 from aws_world import BUCKET, World
 from fake_aws import Drop, FakeAws, Refuse
 
+from qat.deploy.aws.calls import Call
+from qat.deploy.aws.clients import Aws
 from qat.deploy.aws.errors import AwsError
-from qat.deploy.aws.ledger import PUSHED
 from qat.deploy.bedrock.push import BedrockLedger, delete, push
 from qat.deploy.bedrock.target import Bedrock
+from qat.deploy.pushed import PUSHED
 from qat.errors import InputError, RunError
 
 ACCOUNT = "123456789012"
@@ -148,6 +150,50 @@ def test_a_model_does_not_change_with_the_folder(target: Bedrock, folder: Path, 
     (folder / "import" / "config.json").write_text("[]")
     with pytest.raises(InputError, match="tiny/config.json is not as it was when tiny was imported"):
         go(target, folder, world)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_name": "other"}, "importedModelName"),
+        ({"job_name": "other"}, "jobName"),
+        ({"kms_key": f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{'1' * 8}-{'1' * 4}-{'1' * 4}-{'1' * 4}-{'1' * 12}"}, "KmsKeyId"),
+        ({"tags": {"a": "b"}}, "importedModelTags"),
+    ],
+)
+def test_a_model_does_not_change_with_the_options(
+    target: Bedrock, folder: Path, world: World, changes: dict[str, Any], named: str
+) -> None:
+    go(target, folder, world)
+    with pytest.raises(InputError, match=f"{named} is not as it was when tiny was imported"):
+        go(replace(target, **changes), folder, world)
+
+
+def test_a_role_that_appears_during_the_upload_is_left_alone(
+    target: Bedrock, folder: Path, world: World, fake: FakeAws
+) -> None:
+    fake.script["GetRole"] = [NO_ROLE, {"Role": {"Arn": ROLE}}]
+    with pytest.raises(InputError, match="there is a role QatBedrockImport that no push from this folder made"):
+        go(replace(target, role_arn=None, create_role=True), folder, world)
+    drop(target, folder, world)
+    assert fake.of("PutRolePolicy") == fake.of("DeleteRole") == [] and world.held() == set()
+
+
+def test_a_deletion_by_another_account_forgets_nothing(
+    target: Bedrock, folder: Path, world: World, fake: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(target, folder, world)
+    once = Aws._once
+
+    def deny(self: Aws, call: Call) -> dict[str, Any]:
+        if call.service == "s3":
+            raise AwsError("denied", "403", "Forbidden")
+        return once(self, call)
+
+    monkeypatch.setattr(Aws, "_once", deny)
+    with pytest.raises(AwsError, match="denied"):
+        drop(target, folder, world)
+    assert fake.of("DeleteImportedModel") == [] and BedrockLedger.read(folder).model_arn == MODEL
 
 
 def test_a_wrong_name_is_found_before_the_upload(target: Bedrock, folder: Path, world: World) -> None:

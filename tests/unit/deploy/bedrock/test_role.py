@@ -84,6 +84,22 @@ def test_a_denied_action(judge, what):
     assert check.status == "fail" and check.found.startswith("denied")
 
 
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ({"Bool": {"aws:SecureTransport": "false"}}, "warn"),
+        ({"StringEquals": {"aws:PrincipalTag/team": "a"}}, "warn"),
+        ({"StringEquals": {"aws:ResourceAccount": "210987654321"}}, "pass"),
+        ({"StringEquals": {"aws:ResourceAccount": ACCOUNT}}, "fail"),
+        ({}, "fail"),
+    ],
+)
+def test_a_denial_under_conditions(judge, condition, status):
+    document = copy.deepcopy(MADE["permissions"])
+    document["Statement"].append(document["Statement"][0] | {"Effect": "Deny", "Condition": condition})
+    assert judge("permissions", document).status == status
+
+
 @pytest.mark.parametrize("what", MADE)
 @pytest.mark.parametrize("document", [{}, {"Statement": []}, {"Statement": [{"Effect": "on"}]}, {"Statement": ["x"]}])
 def test_no_policy_is_not_run(judge, what, document):

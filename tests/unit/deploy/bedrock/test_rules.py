@@ -265,6 +265,21 @@ def test_4_a_damaged_file(found, good):
     assert found(good, "4.shards").status == "fail"
     assert found(good, "2.dtypes").status == "not_run"
     assert "model.safetensors is damaged" in found(good, "2.dtypes").found
+    (good / INDEX).unlink()
+    assert found(good, "4.shards").status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "values"),
+    [
+        ("1.class", "config.json", {"architectures": [None]}),
+        ("4.shards", INDEX, {"weight_map": {"a": None}}),
+        ("4.index", INDEX, {"weight_map": {"a": ["b"]}}),
+    ],
+)
+def test_values_of_another_kind_fail(found, good, edit, rule, file, values):
+    edit(file, **values)
+    assert found(good, rule).status == "fail"
 
 
 # Rule 5

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from qat.deploy.groq.adapter import ARCHIVE, pack, read
-from qat.deploy.groq.push import PUSHED
 from qat.deploy.groq.target import Groq
+from qat.deploy.pushed import PUSHED, alone
 from qat.errors import InputError, RunError
 
 UPLOAD, REGISTER = "POST /openai/v1/files", "POST /v1/fine_tunings"
@@ -154,3 +154,58 @@ def test_nobody_there_is_one_line(folder: Path, groq_cloud: Any) -> None:
     groq_cloud.url = "http://127.0.0.1:9"
     with pytest.raises(RunError, match="Groq cannot be reached"):
         run("push", folder, groq_cloud)
+
+
+@pytest.mark.parametrize("changes", [{"base_model": "base-2"}, {"adapter_name": "yours"}])
+def test_another_registration_is_another_push(folder: Path, groq_cloud: Any, changes: dict[str, str]) -> None:
+    run("push", folder, groq_cloud)
+    with pytest.raises(InputError, match="is registered as mine of base-1, not as .*; remove that first"):
+        run("push", folder, groq_cloud, **changes)
+
+
+def test_the_key_goes_nowhere_but_where_the_user_says(folder: Path, groq_cloud: Any) -> None:
+    run("push", folder, groq_cloud)
+    pushed = json.loads((folder / PUSHED).read_text())
+    (folder / PUSHED).write_text(json.dumps(pushed | {"base_url": "http://127.0.0.1:9"}))
+    groq_cloud.asked.clear()
+    with pytest.raises(InputError, match=r"pushed to another address; delete there: target\.base_url=http://127"):
+        run("delete", folder, groq_cloud)
+    assert groq_cloud.calls == []
+
+
+@pytest.mark.parametrize("key", ["file_id", "tuning_id"])
+def test_an_id_is_no_path(folder: Path, groq_cloud: Any, key: str) -> None:
+    run("push", folder, groq_cloud)
+    pushed = json.loads((folder / PUSHED).read_text())
+    (folder / PUSHED).write_text(json.dumps(pushed | {key: "../models"}))
+    with pytest.raises(InputError, match="is damaged or of another target"):
+        run("delete", folder, groq_cloud)
+
+
+@pytest.mark.parametrize("url", ["https://me:mine@host", "host", "ftp://host", "https://host?key=mine"])
+def test_an_address_with_a_password_or_of_no_api(url: str) -> None:
+    with pytest.raises(InputError, match=r"target\.base_url is no address") as refused:
+        Groq(base_url=url)
+    assert "mine" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["gsk_ä_secret", "gsk_\x07_secret", "gsk_ _secret"])
+def test_a_key_that_no_header_takes(
+    folder: Path, groq_cloud: Any, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", key)
+    with pytest.raises(InputError, match="GROQ_API_KEY holds a character that no key has") as refused:
+        run("push", folder, groq_cloud)
+    assert "secret" not in str(refused.value)
+
+
+def test_an_answer_that_tells_the_key(folder: Path, groq_cloud: Any) -> None:
+    groq_cloud.refuse["/openai/v1/files"] = (401, {"error": {"message": "no such key gsk_not_a_real_key"}})
+    with pytest.raises(RunError, match=r"no such key \*\*\*$"):
+        run("push", folder, groq_cloud)
+
+
+def test_two_pushes_at_once(folder: Path, groq_cloud: Any) -> None:
+    with alone(folder), pytest.raises(InputError, match="by another process"):
+        run("push", folder, groq_cloud)
+    assert groq_cloud.calls == []

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aws_world import BUCKET, World
 from fake_aws import Drop, FakeAws, Refuse
 
 from qat.deploy.aws.errors import AwsError
-from qat.deploy.aws.ledger import PUSHED
+from qat.deploy.pushed import PUSHED
 from qat.deploy.sagemaker import api
 from qat.deploy.sagemaker.push import SageMakerLedger, delete, push
 from qat.deploy.sagemaker.target import SageMaker
@@ -125,7 +126,7 @@ def test_goes_on_where_it_was_cut_off(
     fake.script[operation] = later
     go(target, folder, world)
     assert all(len(fake.of(f"Create{kind}")) == 1 for kind in ("Model", "EndpointConfig", "Endpoint"))
-    assert SageMakerLedger.read(folder).made == ["Model", "EndpointConfig", "Endpoint"]
+    assert SageMakerLedger.read(folder).made.keys() == {"Model", "EndpointConfig", "Endpoint"}
 
 
 def test_throttling_and_dropped_connections(target: SageMaker, folder: Path, world: World, fake: FakeAws) -> None:
@@ -173,6 +174,22 @@ def test_other_files_are_another_push(target: SageMaker, folder: Path, world: Wo
     (folder / "model" / "config.json").write_text("[]")
     with pytest.raises(InputError, match="tiny was made of other files or under another name"):
         go(target, folder, world)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:lmi"}, "Model tiny .* PrimaryContainer"),
+        ({"instance": "ml.g6.2xlarge"}, "EndpointConfig tiny was made with another ProductionVariants"),
+        ({"tags": {"a": "b"}}, "Model tiny was made with another Tags; delete it first"),
+    ],
+)
+def test_other_options_are_another_push(
+    target: SageMaker, folder: Path, world: World, changes: dict[str, Any], says: str
+) -> None:
+    go(target, folder, world)
+    with pytest.raises(InputError, match=says):
+        go(replace(target, **changes), folder, world)
 
 
 def test_a_dry_run_shows_every_call_and_sends_none(

@@ -137,6 +137,11 @@ def test_a_damaged_weight_file(folder: Path) -> None:
     ("rule", "status", "changes"),
     [
         ("sagemaker.4.image", "fail", {"image": "djl-inference:0.36.0"}),
+        (
+            "sagemaker.4.image",
+            "warn",
+            {"image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/djl-inference:0.36.0-cpu-full"},
+        ),
         ("sagemaker.4.image", "fail", {"region": "us-west-2"}),
         ("sagemaker.4.image", "warn", {"image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/mine:1"}),
         ("sagemaker.4.calls", "fail", {"instance": "ml.g99.huge"}),
