@@ -10,7 +10,7 @@ from rich.console import Console
 
 from qat.deploy.aws import s3
 from qat.deploy.aws.calls import Call
-from qat.deploy.aws.clients import Aws, connect
+from qat.deploy.aws.clients import connect
 from qat.deploy.aws.ledger import Ledger
 from qat.deploy.aws.s3 import S3Uri
 from qat.deploy.aws.upload import Digests, read, remove, upload

@@ -157,7 +157,10 @@ def test_a_model_does_not_change_with_the_folder(target: Bedrock, folder: Path, 
     [
         ({"model_name": "other"}, "importedModelName"),
         ({"job_name": "other"}, "jobName"),
-        ({"kms_key": f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{'1' * 8}-{'1' * 4}-{'1' * 4}-{'1' * 4}-{'1' * 12}"}, "KmsKeyId"),
+        (
+            {"kms_key": f"arn:aws:kms:us-east-1:{ACCOUNT}:key/{'1' * 8}-{'1' * 4}-{'1' * 4}-{'1' * 4}-{'1' * 12}"},
+            "KmsKeyId",
+        ),
         ({"tags": {"a": "b"}}, "importedModelTags"),
     ],
 )

@@ -190,9 +190,7 @@ def test_an_address_with_a_password_or_of_no_api(url: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["gsk_ä_secret", "gsk_\x07_secret", "gsk_ _secret"])
-def test_a_key_that_no_header_takes(
-    folder: Path, groq_cloud: Any, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_key_that_no_header_takes(folder: Path, groq_cloud: Any, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("GROQ_API_KEY", key)
     with pytest.raises(InputError, match="GROQ_API_KEY holds a character that no key has") as refused:
         run("push", folder, groq_cloud)
