@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from support import copy_tokenizer
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.engines.base import NotAvailable
@@ -102,13 +103,27 @@ def test_a_folder_and_its_gguf_say_the_same(folder: Callable[..., Path]) -> None
 
 
 @pytest.mark.parametrize("exporter", [CompressedTensorsExporter, GgufExporter])
-def test_prompts_are_counted_as_they_are_rendered(folder: Callable[..., Path], exporter: type) -> None:
-    export = folder(exporter=exporter)
-    template = template_of("plain", of_folder(export), export)
-    assert template is not None and "bos_token" in template
+def test_prompts_are_counted_as_they_are_rendered(
+    exporter: type, frozen: Callable[..., QuantizedCheckpoint], tmp_path: Path
+) -> None:
+    """Of a tokenizer that begins each text with a token, which ``plain`` writes and which counts once."""
+    source, export = tmp_path / "tokenizer", tmp_path / "export"
+    source.mkdir()
+    copy_tokenizer(source)
+    spec = json.loads((source / "tokenizer.json").read_text())
+    begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    spec["post_processor"]["single"].insert(0, begin)
+    spec["post_processor"]["special_tokens"] = {
+        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+    }
+    (source / "tokenizer.json").write_text(json.dumps(spec))
+    exporter().write(frozen(preset("w4a16_g32"), bos_token_id=0, eos_token_id=0), export, source)
+    chat = of_folder(export)
+    assert chat.adds_bos
     encoded = load_tokenizer(export)("def main():\n    pass\nfour five")["input_ids"]
+    assert encoded.count(0) == 1
     messages = [{"role": "user", "content": "def main():\n    pass"}, {"role": "user", "content": "four five"}]
-    assert counter_of(export, template)(messages) == len(encoded), "with the token that begins a text, once"
+    assert counter_of(export, template_of("plain", chat, export))(messages) == len(encoded)
 
 
 def test_messages_that_the_template_refuses_are_told(folder: Callable[..., Path]) -> None:
