@@ -19,6 +19,8 @@ from qat.jobs.stages.console import say
 from qat.serve.gateway.options import Gateway
 from qat.serve.serve import serve
 
+ACCEPTS = ("run",)
+
 
 def main(settings: ServeConfig) -> None:
     """Serve until a signal.
