@@ -23,6 +23,7 @@ from qat.cli.help_text import (
 from qat.config.compose import GROUP, choices, groups
 from qat.config.hosting import schema
 from qat.config.schema import SETTLED_KEYS, RunConfig
+from qat.engines.serving import ENGINES
 
 
 def overview(console: Console) -> None:
@@ -43,7 +44,7 @@ def overview(console: Console) -> None:
 
 def command_page(console: Console, command: str) -> None:
     """Print the page of ``qat <command> --help``."""
-    detailed = [_section(f"{group}=", _pairs(_described(group))) for group in _groups_of(command)]
+    detailed = [_section(f"{group}=", _pairs(_described(command, group))) for group in _groups_of(command)]
     _print(
         console,
         Text(f"qat {command}: {commands()[command]}"),
@@ -120,8 +121,11 @@ def _groups() -> RenderableType:
     return _pairs({group: ", ".join(choices(group)) for group in groups()})
 
 
-def _described(group: str) -> dict[str, str]:
-    return {name: _first_comment(path) for name, path in choices(group).items()}
+def _described(command: str, group: str) -> dict[str, str]:
+    """The choices of a group that a command takes, and what each is."""
+    paths = choices(group)
+    names = ENGINES if (command, group) == ("serve", "engine") else paths
+    return {name: _first_comment(paths[name]) for name in names}
 
 
 def _first_comment(path: Path) -> str:

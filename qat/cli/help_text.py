@@ -77,6 +77,7 @@ KEYS_OF_HOSTING = {
     "plan": (
         ("run=<run folder>", "the finished run whose size counts; or parameters=8e9"),
         ("traffic=daily", "what is asked and when; traffic.<option>=... sets its options"),
+        ("traffic=trace traffic.file=<CSV>", "what was asked: a file with time,prompt_tokens,output_tokens"),
         (
             "pricing=[bedrock_us_east_1,groq,vllm_l4]",
             "hosts; pricing.<name>.<option>=... changes a price",

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.deploy.checks import Preflight
+from qat.deploy.words import given
+from qat.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ class Target(ABC):
     def pushes(self) -> bool:
         """Whether there is a place to push to."""
         return True
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What :meth:`push` cannot do without and was not given, as words: ``target.s3_uri=s3://<bucket>/<prefix>``."""
+        return ()
+
+    @property
+    def next_words(self) -> tuple[str, ...]:
+        """The options with which to push what :meth:`prepare` wrote: those that were given, and what is lacking."""
+        return (*given(self), *self.lacking)
+
+    def check_options(self, action: str) -> None:
+        """Return if the options suffice for ``action``, before any of it is done.
+
+        Raises:
+            InputError: one that is missing or wrong.
+        """
+        if action == "push" and self.lacking:
+            raise InputError(f"a push to {self.name} needs more options; add: {' '.join(self.lacking)}")
 
     @abstractmethod
     def prepare(self, source: Source | None, folder: Path) -> None:

@@ -29,8 +29,8 @@ class NoLogits(InputError):
 class Engine(ABC):
     """Loads what an exporter wrote, as a user of the engine would.
 
-    An engine is one subclass in one file and one YAML in ``configs/engine``. A subclass sets :attr:`formats`, and in
-    :meth:`load` sets :attr:`directory`, :attr:`task` and :attr:`dtype`.
+    An engine is one subclass in one file and one YAML in ``configs/engine``. A subclass sets :attr:`formats`, in
+    :meth:`load` sets :attr:`directory`, :attr:`task` and :attr:`dtype`, and with a :meth:`server` sets :attr:`serves`.
 
     Example:
         >>> engine = TransformersEngine()
@@ -43,6 +43,9 @@ class Engine(ABC):
 
     normalised: bool = False
     """Whether its logits are log-probabilities, since it gives no others."""
+
+    serves: bool = False
+    """Whether it has a server of its own, which :meth:`server` tells how to start."""
 
     directory: Path
     """The export. Known after :meth:`load`."""

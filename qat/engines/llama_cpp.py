@@ -32,6 +32,7 @@ class LlamaCppEngine(Foreign):
     """
 
     formats = frozenset({"gguf"})
+    serves = True
     environment = "llama_cpp"
     package = "llama_cpp"
 

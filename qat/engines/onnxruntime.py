@@ -57,7 +57,7 @@ class OnnxRuntimeEngine(Engine):
     def missing(self) -> str | None:
         """See the base class."""
         if importlib.util.find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed: pip install 'qat[onnx]'"
+            return "the package onnxruntime is not installed: pip install '.[onnx]' in qat's checkout"
         return None
 
     @property

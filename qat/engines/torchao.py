@@ -25,6 +25,7 @@ class TorchaoEngine(TransformersEngine):
     """
 
     formats = frozenset({"torchao"})
+    serves = False
 
     @property
     def description(self) -> str:

@@ -54,6 +54,7 @@ class TransformersEngine(Engine):
     """
 
     formats = frozenset({"compressed_tensors", "dequantized"})
+    serves = True
 
     def __init__(self, dtype: Dtype = "float32", device: str | None = None) -> None:
         torch_dtype(dtype)

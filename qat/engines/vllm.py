@@ -38,6 +38,7 @@ class VllmEngine(Foreign):
     """
 
     formats = frozenset({"compressed_tensors", "dequantized", "gptq"})
+    serves = True
     normalised = True
     own_losses = True
     environment = "vllm"

@@ -12,6 +12,7 @@ from qat.config.hosting import DeployConfig
 from qat.deploy.base import Source, Target
 from qat.deploy.checks import Preflight
 from qat.deploy.pushed import PUSHED
+from qat.deploy.words import word
 from qat.errors import InputError, RunError
 from qat.jobs.stages import finished
 from qat.jobs.stages.console import say, show
@@ -30,7 +31,9 @@ def main(settings: DeployConfig) -> None:
     """
     if settings.target is None:
         raise InputError("say where to: qat deploy target=<host> (qat deploy --help lists them)")
-    if (settings.run is None) == (settings.folder is None):
+    if settings.run is not None and settings.folder is not None:
+        raise InputError("give one of run= and folder=, not both")
+    if settings.run is None and settings.folder is None:
         raise InputError("give the finished run with run=<run folder>, or a folder as it lies with folder=<folder>")
     target: Target = instantiate(settings.target, "target")
     if settings.dry_run and settings.action not in ("push", "delete"):
@@ -42,6 +45,7 @@ def main(settings: DeployConfig) -> None:
         )
     if settings.report is not None and not Path(settings.report).absolute().parent.is_dir():
         raise InputError(f"report={settings.report} lies in no folder that is there; make it first, or name another")
+    target.check_options(settings.action)
     if settings.action == "prepare":
         _prepare(settings, target)
         return
@@ -59,13 +63,20 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
     """Write everything beside, give it its name and check it; what fails a rule stays, to be looked at."""
     if settings.run is None and target.needs_run:
         raise InputError("action=prepare writes from a finished run; name it with run=<run folder>")
-    where = f"run={settings.run}" if settings.run is not None else f"folder={settings.folder}"
+    where = word("run", settings.run) if settings.run is not None else word("folder", settings.folder)
     folder = _place(settings, target)
     if (folder / PUSHED).is_file():
         raise InputError(
             f"{folder} was pushed, and {PUSHED} in it knows what lies there; remove that first with: "
             f"qat deploy target={target.name} {where} action=delete"
         )
+    if folder.is_dir() and not settings.overwrite:
+        again = (
+            ", overwrite=true writes it again"
+            if settings.run is not None
+            else "; to write again, remove it or name another folder"
+        )
+        raise InputError(f"{folder} exists already; action=preflight checks it again{again}")
     source = None if settings.run is None else _source(settings.run)
     with new_folder(folder, settings.overwrite) as temporary:
         target.prepare(source, temporary)
@@ -73,7 +84,8 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
     say(f"{target.name}: {folder}")
     _refuse(preflight)
     if target.pushes:
-        say(f"next: qat deploy target={target.name} {where} action=push --dry-run")
+        options = " ".join(("action=push", *target.next_words, "--dry-run"))
+        say(f"next: qat deploy target={target.name} {where} {options}")
 
 
 def _source(run: str) -> Source:
@@ -102,7 +114,8 @@ def _check(settings: DeployConfig, target: Target, folder: Path) -> Preflight:
     preflight = target.preflight(folder)
     show(preflight)
     report = Path(settings.report) if settings.report is not None else folder / REPORT
-    if settings.run is not None or settings.report is not None:  # nothing is put into a folder of somebody else's
+    ours = settings.run is not None and not settings.dry_run  # nothing is put into a folder of somebody else's
+    if ours or settings.report is not None:
         preflight.write(report)
         say(f"checks: {report}")
     return preflight
@@ -111,4 +124,8 @@ def _check(settings: DeployConfig, target: Target, folder: Path) -> Preflight:
 def _refuse(preflight: Preflight) -> None:
     if preflight.failed:
         rules = ", ".join(check.rule for check in preflight.failed)
-        raise RunError(f"{preflight.folder} fails {len(preflight.failed)} of the rules of {preflight.target}: {rules}")
+        first = preflight.failed[0]
+        told = " ".join(f"{first.rule} found {first.found}; allowed: {first.allowed}; fix: {first.fix}".split())
+        raise RunError(
+            f"{preflight.folder} fails {len(preflight.failed)} of the rules of {preflight.target}: {rules}; {told}"
+        )

@@ -56,7 +56,9 @@ def main(settings: PlanConfig) -> None:
 
 
 def _facts(settings: PlanConfig) -> ModelFacts:
-    if (settings.run is None) == (settings.parameters is None):
+    if settings.run is not None and settings.parameters is not None:
+        raise InputError("give one of run= and parameters=, not both")
+    if settings.run is None and settings.parameters is None:
         raise InputError("say which model: run=<run folder>, or parameters=8e9 for one that is not there yet")
     if settings.run is None:
         assert settings.parameters is not None

@@ -13,6 +13,7 @@ from qat.config.hosting import ServeConfig
 from qat.config.run_folder import RunFolder
 from qat.engines.base import Engine
 from qat.engines.chat_template import PLAIN
+from qat.engines.serving import ServerLaunch, no_server
 from qat.errors import InputError, nearest
 from qat.jobs.stages import finished
 from qat.jobs.stages.console import say
@@ -44,8 +45,13 @@ def main(settings: ServeConfig) -> None:
         raise InputError(f"engine {name}: {absent}")
     template = _template(settings.chat_template)
     served_as = settings.name or finished.name_of(folder)
-    say(f"{directory} on {name}")
-    serve(lambda port: engine.server(directory, port, template), gateway, served_as, name, Console())
+
+    def launch(port: int) -> ServerLaunch:
+        launched = engine.server(directory, port, template)
+        say(f"{directory} on {name}")  # only now: what cannot be served has been refused
+        return launched
+
+    serve(launch, gateway, served_as, name, Console())
 
 
 def _engine(picked: Mapping[str, Any]) -> tuple[str, Engine]:
@@ -53,7 +59,10 @@ def _engine(picked: Mapping[str, Any]) -> tuple[str, Engine]:
         given = f"engine=[{','.join(picked)}] names {len(picked)}"
         raise InputError(f"one engine serves, and {given}; pick one, as in engine=transformers")
     ((name, node),) = picked.items()
-    return name, instantiate(node, f"engine.{name}")
+    engine: Engine = instantiate(node, f"engine.{name}")
+    if not engine.serves:
+        raise no_server(f"engine={name}")
+    return name, engine
 
 
 def _export(folder: RunFolder, picked: str | None, name: str, engine: Engine) -> Path:

@@ -153,8 +153,9 @@ def _check(hostings: Mapping[str, Hosting], days: float, seed: int, max_requests
     for name, value in (("days", days), ("late_after", late_after)):
         if not (isfinite(value) and value > 0):
             raise InputError(f"{name}={value} must be a positive number")
-    if max_requests < 1 or seed < 0:
-        raise InputError(f"max_requests={max_requests} must be at least 1 and seed={seed} at least 0")
+    for name, number, least in (("max_requests", max_requests, 1), ("seed", seed, 0)):
+        if number < least:
+            raise InputError(f"{name}={number} must be at least {least}")
     currencies = {hosting.currency for hosting in hostings.values()}
     if len(currencies) > 1:
         raise InputError(f"the pricings are in {', '.join(sorted(currencies))}; compare prices of one currency")

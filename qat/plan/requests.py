@@ -52,16 +52,18 @@ class Lengths(BaseModel):
     spread: float = 0.0
     maximum: PositiveInt
 
-    def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    def sample(self, count: int, generator: np.random.Generator, key: str) -> NDArray[np.int64]:
         """``count`` lengths, each at least 1.
+
+        Args:
+            key: where these lengths sit in the config, for messages.
 
         Raises:
             InputError: a negative spread, or a median above the maximum.
         """
-        if self.spread < 0 or self.median > self.maximum:
-            raise InputError(
-                f"lengths with median={self.median:g}, spread={self.spread:g} and maximum={self.maximum} cannot be "
-                "drawn; spread must be at least 0 and median at most maximum"
-            )
+        if self.spread < 0:
+            raise InputError(f"{key}.spread={self.spread:g} must be at least 0")
+        if self.median > self.maximum:
+            raise InputError(f"{key}.median={self.median:g} must be at most {key}.maximum={self.maximum}")
         drawn = self.median * np.exp(self.spread * generator.standard_normal(count))
         return np.clip(np.rint(drawn), 1, self.maximum).astype(np.int64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,12 +15,15 @@ from qat.report.tables import plain_table
 
 def render(plan: Plan) -> RenderableType:
     """What the rows cost, how long they take, and what they say in words; the page lists all prices and speeds."""
-    return Group(_money(plan), _times(plan), Text(notes(plan)))
+    return Group(_money(plan), _times(plan), _shares(plan), Text(notes(plan)))
 
 
 def notes(plan: Plan) -> str:
-    """What the table cannot hold: each row's note, and how the traffic was thinned."""
-    lines = [f"{row.hosting} {row.precision}: {row.note}{thinned(row)}" for row in plan.rows]
+    """What the tables cannot hold: each row's note, and how the traffic was thinned; once where both are the same."""
+    precisions: dict[tuple[str, str], list[str]] = {}
+    for row in plan.rows:
+        precisions.setdefault((row.hosting, f"{row.note}{thinned(row)}"), []).append(row.precision)
+    lines = [f"{hosting} {', '.join(those)}: {said}" for (hosting, said), those in precisions.items()]
     if plan.assumed:
         lines.append(f"* rests on assumed numbers, which the page lists: {', '.join(plan.assumed)}")
     return "\n".join(lines) + "\n"
@@ -62,39 +68,55 @@ def share(value: float | None) -> str:
 def _money(plan: Plan) -> Table:
     table = _table(
         f"{plan.model.name}: {plan.requests:,.0f} requests in {days(plan)}",
-        "hosting", "precision", f"{plan.rows[0].currency}\na day", "a million\ntokens", "of prompt", "of output",
-        "replicas\nmean / peak",
+        f"{plan.rows[0].currency}\na day", "a million\ntokens", "of prompt", "of output",
     )  # fmt: skip
-    for row in plan.rows:
+    for row, head in _shown(plan):
         if row.status == "refused":
-            table.add_row(_name(plan, row), row.precision, "refused")
+            table.add_row(*head, "refused")
             continue
         each = row.per_million
         costs = ("-" if cost is None else f"{cost:,.3f}" for cost in (each.total, each.prompt, each.output))
-        replicas = "-" if row.replicas is None else f"{row.replicas.mean:,.1f} / {row.replicas.peak:,}"
-        table.add_row(_name(plan, row), row.precision, f"{row.cost_per_day:,.2f}", *costs, replicas)
+        table.add_row(*head, f"{row.cost_per_day:,.2f}", *costs)
     return table
 
 
 def _times(plan: Plan) -> Table:
-    table = _table(
-        "Seconds at p50 / p95 / p99, and shares of the requests",
-        "hosting", "precision", "last token", "first token", "cold", "rejected", f"over {plan.late_after:g} s",
-    )  # fmt: skip
-    for row in plan.rows:
+    table = _table("Seconds at p50 / p95 / p99", "last token", "first token")
+    for row, head in _shown(plan):
         if row.status == "simulated":
             times = (" / ".join(map(seconds, (t.p50, t.p95, t.p99))) for t in (row.latency, row.time_to_first_token))
-            shares = (share(part) for part in (row.cold_start_share, row.rejected_share, row.late_share))
-            table.add_row(_name(plan, row), row.precision, *times, *shares)
+            table.add_row(*head, *times)
+    return table
+
+
+def _shares(plan: Plan) -> Table:
+    table = _table(
+        "Replicas, and shares of the requests", "mean / peak", "cold", "rejected", f"over {plan.late_after:g} s"
+    )
+    for row, head in _shown(plan):
+        if row.status == "simulated":
+            replicas = "-" if row.replicas is None else f"{row.replicas.mean:,.1f} / {row.replicas.peak:,}"
+            table.add_row(*head, replicas, *map(share, (row.cold_start_share, row.rejected_share, row.late_share)))
     return table
 
 
 def _table(title: str, *headings: str) -> Table:
+    """Numbers right of a hosting and a precision; a narrow terminal breaks the hosting's name, and hides nothing."""
     table = plain_table(title)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < 2 else "right")
+    table.add_column("hosting", overflow="fold")
+    table.add_column("precision")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _name(plan: Plan, row: Row) -> str:
-    return f"{row.hosting}*" if row.hosting in plan.assumed else row.hosting
+def _shown(plan: Plan) -> Iterator[tuple[Row, tuple[str, str]]]:
+    """The rows with their first two cells: one for all precisions of a hosting where no number depends on them."""
+    for hosting, found in groupby(plan.rows, key=lambda row: row.hosting):
+        rows = list(found)
+        name = f"*{hosting}" if hosting in plan.assumed else hosting
+        numbers = [row.model_dump(exclude={"precision", "note"}) for row in rows]
+        if len(rows) > 1 and all(those == numbers[0] for those in numbers):
+            yield rows[0], (name, "all")
+        else:
+            yield from ((row, (name, row.precision)) for row in rows)

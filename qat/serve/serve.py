@@ -60,11 +60,19 @@ def serve(launch: Callable[[int], ServerLaunch], gateway: Gateway, name: str, en
                     front.should_exit = True
 
             threading.Thread(target=watch, daemon=True).start()
-            console.print(snippet(url(bound), name, None if key is None else gateway.key_variable))
+            _announce(console, gateway, url(bound), name, None if key is None else gateway.key_variable)
             with ended_by_signals(front):
                 front.run(sockets=[bound])
             if died:
                 raise died[0]
+
+
+def _announce(console: Console, gateway: Gateway, address: str, name: str, key_variable: str | None) -> None:
+    if not gateway.loopback:
+        console.print(
+            f"open to the network: gateway.host={gateway.host} takes requests of other machines", markup=False
+        )
+    console.print(snippet(address, name, key_variable), soft_wrap=True)  # lines that can be pasted
 
 
 def snippet(address: str, name: str, key_variable: str | None) -> str:

@@ -258,7 +258,7 @@ def test_an_option_that_cannot_be_used(
 
 def test_a_logger_whose_package_is_missing(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qat.training.loggers.tensorboard.find_spec", lambda _: None)
-    assert "pip install 'qat[tensorboard]'" in refused("logger=tensorboard")
+    assert "pip install '.[tensorboard]'" in refused("logger=tensorboard")
 
 
 def test_a_training_of_nothing_in_particular(qat: Qat, place: Path) -> None:

@@ -263,7 +263,10 @@ def test_a_killed_gateway_leaves_no_engine_behind(qat: Any, runs: Any) -> None:
     [
         (["engine=[transformers,llama_cpp]"], "one engine serves, and engine=[transformers,llama_cpp] names 2"),
         (["engine=[]"], "one engine serves"),
-        (["engine=[onnxruntime]"], "has no export that engine onnxruntime loads (onnx): it has compressed_tensors"),
+        (
+            ["engine=[onnxruntime]"],
+            "engine=onnxruntime has no server that qat starts; serve with engine=transformers, llama_cpp, vllm",
+        ),
         (["format=gguf"], "engine transformers loads no format gguf; it loads compressed_tensors, dequantized"),
         (["format=dequantized"], "write one with: qat export run="),
         ([], "has no chat template, as base models do not; say how messages become a prompt with chat_template=plain"),

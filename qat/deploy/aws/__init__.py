@@ -11,4 +11,4 @@ from importlib.util import find_spec
 from qat.errors import InputError
 
 if find_spec("boto3") is None:
-    raise InputError("boto3 is not installed, which a push to AWS needs; pip install 'qat[deploy]'")
+    raise InputError("boto3 is not installed, which a push to AWS needs; pip install '.[deploy]' in qat's checkout")

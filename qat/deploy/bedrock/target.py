@@ -11,9 +11,11 @@ from rich.console import Console
 from qat.deploy.base import Source, Target
 from qat.deploy.bedrock.preflight import preflight
 from qat.deploy.checks import Preflight
+from qat.deploy.words import given
 from qat.errors import InputError
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.dequantized import DequantizedExporter
+from qat.tensor_files import read_json
 
 IMPORT = "import"
 """What Bedrock loads: the lossless 16-bit twin, as transformers 4.51.3 reads it."""
@@ -76,6 +78,36 @@ class Bedrock(Target):
     ready_minutes: float = 15.0
     smoke_prompt: str = "Hello"
     parity: bool = True
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """See the base class: where to; a role alone is missed by the push itself, which prints its policies."""
+        return self._wanted if self.s3_uri is None else ()
+
+    @property
+    def next_words(self) -> tuple[str, ...]:
+        """See the base class."""
+        return (*given(self), *self._wanted)
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        address = () if self.s3_uri is not None else ("target.s3_uri=s3://<bucket>/<prefix>",)
+        role = () if self.role_arn is not None or self.create_role else ("target.create_role=true",)
+        return address + role
+
+    def check_options(self, action: str) -> None:
+        """See the base class: what a push needs, and policies that can be read."""
+        super().check_options(action)
+        if action == "delete":
+            return
+        for option in ("trust_policy", "permission_policy", "key_policy"):
+            if (file := getattr(self, option)) is None:
+                continue
+            try:
+                read_json(Path(file))
+            except (InputError, OSError) as error:
+                why = str(error).removeprefix(str(Path(file))).split(";")[0].strip()
+                raise InputError(f"target.{option}={file}: {why}; give a file with the policy as JSON") from None
 
     def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``import/`` and ``packed/``, each whole or not at all."""

@@ -96,7 +96,7 @@ def base(rule: Rule, subject: Subject) -> Check:
     if given is None:
         names = ", ".join(ENDED)
         found = f"no base_model; the one that was listed, {names}, was announced to end on {ENDED[names]}"
-        return rule.warned(found, "ask Groq which base takes adapters and set target.base_model=<its name>")
+        return rule.not_run(found, "ask Groq which base takes adapters and set target.base_model=<its name>")
     if given in ENDED:
         found = f"{given}, announced to end on {ENDED[given]}"
         return rule.warned(found, "ask Groq which base takes adapters now and set target.base_model=<its name>")

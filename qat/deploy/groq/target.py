@@ -18,6 +18,8 @@ from qat.errors import InputError
 Route = Literal["lora", "onnx", "api", "weights"]
 ONNX = "onnx"
 HOW_TO = "SERVE.md"
+_MARKS: dict[Route, tuple[str, ...]] = {"lora": (adapter.ARCHIVE, adapter.CONFIG), "onnx": (ONNX,), "api": (HOW_TO,)}
+"""What a folder of each route has one of."""
 _NOT_PUSHED = {
     "onnx": "Groq has no service that takes a graph: compile it with GroqFlow where you have Groq's software",
     "api": "nothing is uploaded on this route: qat serve is the host; see {how_to}",
@@ -87,13 +89,22 @@ class Groq(Target):
         """See the base class: GroqCloud takes adapters."""
         return self.route == "lora"
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """See the base class: a registration names its base."""
+        return ("target.base_model=<name-at-Groq>",) if self.pushes and self.base_model is None else ()
+
+    def check_options(self, action: str) -> None:
+        """See the base class: what a push needs, and the adapter that is to be packed."""
+        super().check_options(action)
+        if action == "prepare" and self.route == "lora" and self.adapter is None:
+            raise InputError("target.route=lora packs an adapter; name its peft folder with target.adapter=<folder>")
+
     def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``adapter.zip``, ``onnx/`` or ``SERVE.md``."""
         if self.route == "lora":
-            if self.adapter is None:
-                raise InputError(
-                    "target.route=lora packs an adapter; name its peft folder with target.adapter=<folder>"
-                )
+            self.check_options("prepare")
+            assert self.adapter is not None
             packed = adapter.pack(adapter.read(Path(self.adapter)), self.exact)
             (folder / adapter.ARCHIVE).write_bytes(packed)
             return
@@ -110,6 +121,7 @@ class Groq(Target):
         """The rules of the route, see :mod:`~qat.deploy.groq.lora_rules` and :mod:`~qat.deploy.groq.onnx_rules`."""
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder; make it with qat deploy target=groq run=<run folder>")
+        self._check_route(folder)
         if self.route == "lora":
             checks = lora_rules.check(folder, self.base_model)
         elif self.route == "onnx":
@@ -123,6 +135,7 @@ class Groq(Target):
 
     def push(self, folder: Path, log: Console, dry_run: bool) -> None:
         """Upload and register the adapter; the other routes have nowhere to push to."""
+        self._check_route(folder)
         if self.route != "lora":
             raise InputError(_NOT_PUSHED[self.route].format(how_to=folder / HOW_TO))
         if self.base_model is None:
@@ -144,12 +157,22 @@ class Groq(Target):
 
     def delete(self, folder: Path, log: Console, dry_run: bool) -> None:
         """Remove the registration and the file."""
+        self._check_route(folder)
         if self.route != "lora":
             raise InputError(_NOT_PUSHED[self.route].format(how_to=folder / HOW_TO))
         from qat.deploy.groq import push
 
         with alone(folder, dry_run):
             push.delete(folder, base_url=self.base_url.rstrip("/"), log=log, dry_run=dry_run)
+
+    def _check_route(self, folder: Path) -> None:
+        """Each route writes something else, into one place of a run."""
+        made = [route for route, marks in _MARKS.items() if any((folder / mark).exists() for mark in marks)]
+        if made and self.route not in made:
+            raise InputError(
+                f"{folder} was prepared with target.route={made[0]}, not {self.route}; give target.route={made[0]}, or "
+                f"prepare another folder with target.route={self.route}"
+            )
 
     def _graph_checks(self, folder: Path) -> tuple[Check, ...]:
         from qat.deploy.groq import onnx_rules  # needs the extra `onnx`

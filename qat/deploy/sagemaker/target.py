@@ -14,6 +14,7 @@ from qat.deploy.base import Source, Target
 from qat.deploy.checks import Preflight
 from qat.deploy.sagemaker import serving
 from qat.deploy.sagemaker.preflight import preflight
+from qat.deploy.words import given, word
 from qat.errors import InputError
 from qat.export.compressed_tensors import CompressedTensorsExporter
 
@@ -21,6 +22,13 @@ MODEL = "model"
 """What the container loads: the checkpoint and ``serving.properties``."""
 ARCHIVE = "model.tar.gz"
 """The same in one file, of ``packaging: tar``."""
+NEEDED = {
+    "s3_uri": "s3://<bucket>/<prefix>",
+    "image": "<uri>",
+    "role_arn": "<arn>",
+    "instance": "<type>",
+}
+"""Options without a default that a push needs -> how each is written."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,11 @@ class SageMaker(Target):
     upload_threads: int = 8
     start_minutes: int = 30
     smoke_prompt: str = "Hello"
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """See the base class."""
+        return tuple(f"target.{name}={how}" for name, how in NEEDED.items() if getattr(self, name) is None)
 
     def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``model/``, and ``model.tar.gz`` with ``packaging: tar``."""
@@ -136,5 +149,10 @@ def uploaded(target: SageMaker, folder: Path) -> Path:
     if target.packaging == "prefix":
         return model_folder(folder)
     if not (folder / ARCHIVE).is_file():
-        raise InputError(f"{folder} has no {ARCHIVE}; prepare it so, or push with target.packaging=prefix")
+        ours = folder.absolute().parts[-2:] == ("deploy", target.name)
+        run = word("run", folder.parent.parent) if ours else "run=<run folder>"
+        raise InputError(
+            f"{folder} has no {ARCHIVE}; push with target.packaging=prefix, or make it: "
+            f"qat deploy target={target.name} {run} {' '.join(given(target))} overwrite=true"
+        )
     return folder / ARCHIVE

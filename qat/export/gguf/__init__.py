@@ -7,7 +7,7 @@ from qat.errors import InputError
 try:
     import gguf as _library  # noqa: F401
 except ModuleNotFoundError as error:
-    raise InputError("export=gguf needs the package gguf: pip install 'qat[gguf]'") from error
+    raise InputError("export=gguf needs the package gguf: pip install '.[gguf]' in qat's checkout") from error
 
 from qat.export.gguf.exporter import GgufExporter
 

@@ -30,7 +30,7 @@ try:
     import onnx
     import onnxscript as _onnxscript  # noqa: F401  torch's exporter needs it
 except ModuleNotFoundError as error:
-    raise InputError(f"export=onnx needs the package {error.name}: pip install 'qat[onnx]'") from error
+    raise InputError(f"export=onnx needs the package {error.name}: pip install '.[onnx]' in qat's checkout") from error
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.export.base import Exporter

@@ -16,6 +16,7 @@ from qat.plan.hosting.base import Case, Cost, Hosting, Outcome, service_seconds
 from qat.plan.pool import Pool, wanted
 from qat.plan.scaling import TowardsTarget
 from qat.plan.sourced import Input, Quote, Speed, inputs
+from qat.report.tables import human_bytes
 
 GIB = 2**30
 FIRST = 300.0
@@ -86,7 +87,8 @@ class Fleet(Hosting):
         )
 
     def note(self, facts: ModelFacts, precision: Precision) -> str:
-        return f"{facts.bytes[precision] / GIB:.2f} GiB of weights"
+        size = facts.bytes[precision]
+        return f"{human_bytes(size) if size < GIB else f'{size / GIB:.2f} GiB'} of weights"
 
     def refusal(self, facts: ModelFacts, precision: Precision, tokens: float) -> str | None:
         if precision not in facts.bytes:

@@ -55,12 +55,14 @@ class SteppedPoisson(Traffic):
         begins, widths = np.repeat(edges[:-1], counts), np.repeat(np.diff(edges), counts)
         arrival = np.sort(begins + widths * generator.random(len(begins)))
         return Requests(
-            arrival, self.prompt.sample(len(arrival), generator), self.output.sample(len(arrival), generator)
+            arrival,
+            self.prompt.sample(len(arrival), generator, "traffic.prompt"),
+            self.output.sample(len(arrival), generator, "traffic.output"),
         )
 
 
 def positive(**values: float) -> None:
-    """Raise an InputError for the first value that is not a positive finite number."""
+    """Raise an InputError for the first option of the traffic that is not a positive finite number."""
     for name, value in values.items():
         if not 0 < value < float("inf"):
-            raise InputError(f"{name}={value} must be a positive number")
+            raise InputError(f"traffic.{name}={value} must be a positive number")

@@ -41,8 +41,8 @@ class Bursty(SteppedPoisson):
         )
         if not self.burst_requests_per_second > self.calm_requests_per_second:
             raise InputError(
-                f"burst_requests_per_second={self.burst_requests_per_second} must be above "
-                f"calm_requests_per_second={self.calm_requests_per_second}"
+                f"traffic.burst_requests_per_second={self.burst_requests_per_second} must be above "
+                f"traffic.calm_requests_per_second={self.calm_requests_per_second}"
             )
 
     def steps(self, seconds: float, seed: int) -> Steps:

@@ -40,7 +40,7 @@ class Daily(SteppedPoisson):
             or not sum(self.curve)
         ):
             raise InputError(
-                f"curve={list(self.curve)} must be 24 weights of at least 0, one an hour, that are not all 0"
+                f"traffic.curve={list(self.curve)} must be 24 weights of at least 0, one an hour, that are not all 0"
             )
 
     def steps(self, seconds: float, seed: int) -> Steps:

@@ -49,7 +49,7 @@ class Trace(Traffic):
         table = table[np.argsort(table[:, 0], kind="stable")]
         origin = table[0, 0] if self.origin is None else self.origin
         if origin > table[0, 0]:
-            raise InputError(f"origin={origin:g} is after the first request of {self.file}, at {table[0, 0]:g}")
+            raise InputError(f"traffic.origin={origin:g} is after the first request of {self.file}, at {table[0, 0]:g}")
         return Requests(table[:, 0] - origin, table[:, 1].astype(np.int64), table[:, 2].astype(np.int64))
 
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> list[tuple[float, int, int]]:
             places = _places(next(reader, []), path)
             rows = [_row(row, places, f"{path}:{reader.line_num}") for row in reader if row]
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        raise InputError(f"traffic.file={path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
     if not rows:

@@ -81,8 +81,9 @@ class Gateway:
                     f"environment variable {self.key_variable}, or listen on 127.0.0.1"
                 )
             return None
-        if not key.strip() or not key.isascii() or not key.isprintable():
-            raise InputError(
-                f"{self.key_variable} is empty or has characters that no HTTP header can carry; set another"
-            )
+        if not key.strip():
+            unset = "unset it: clients then need no key" if self.loopback else "set it to the key that clients send"
+            raise InputError(f"the environment variable {self.key_variable} is empty; {unset}")
+        if not key.isascii() or not key.isprintable():
+            raise InputError(f"{self.key_variable} has characters that no HTTP header can carry; set another")
         return key

@@ -22,5 +22,5 @@ class TensorBoardLogger(LightningTensorBoardLogger):
 
     def __init__(self, run_dir: Path) -> None:
         if find_spec("tensorboard") is None:
-            raise InputError("logger=tensorboard needs tensorboard: pip install 'qat[tensorboard]'")
+            raise InputError("logger=tensorboard needs tensorboard: pip install '.[tensorboard]' in qat's checkout")
         super().__init__(run_dir, name="tensorboard", version="", default_hp_metric=False)

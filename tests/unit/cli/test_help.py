@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -29,6 +30,17 @@ def test_the_page_of_a_command_with_a_config_of_its_own_shows_only_what_it_reads
         assert f"\n  {name} " in page
     for other in {*groups(), "recipe"} - {*HOSTING, "engine"}:
         assert f"\n{other}=\n" not in page
+
+
+def test_the_page_of_serve_lists_the_engines_that_have_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    listed = capsys.readouterr().out.split("\nengine=\n")[1].split("\n\n")[0]
+    assert re.findall(r"^  (\w+)", listed, re.MULTILINE) == ["transformers", "llama_cpp", "vllm"]
+
+
+def test_the_page_of_plan_says_how_a_trace_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--help"]) == 0
+    assert "traffic=trace traffic.file=<CSV>" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -121,7 +133,9 @@ def test_completion_can_be_installed(capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().out.rstrip().endswith("complete -o nospace -o default -F hydra_bash_completion qat")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["run", "recipe=demo/w4a16_lsq", "--cfg", "job"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["serve", "--help"], ["run", "recipe=demo/w4a16_lsq", "--cfg", "job"]]
+)
 def test_answers_without_torch(words: list[str], root: Path) -> None:
     program = (
         "import sys; from qat.cli.main import main; code = main(sys.argv[1:]);"

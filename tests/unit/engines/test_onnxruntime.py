@@ -55,6 +55,6 @@ def test_without_its_extra_it_is_not_available(checkpoint, exported, monkeypatch
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     engine = OnnxRuntimeEngine()
-    assert engine.missing() == "the package onnxruntime is not installed: pip install 'qat[onnx]'"
-    with pytest.raises(NotAvailable, match=r"qat\[onnx\]"):
+    assert engine.missing() == "the package onnxruntime is not installed: pip install '.[onnx]' in qat's checkout"
+    with pytest.raises(NotAvailable, match=r"\.\[onnx\]"):
         engine.load(directory)

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support import copy_tokenizer
 
 from qat.checkpoint import QuantizedCheckpoint
+from qat.config.check import locate
 from qat.engines.base import NotAvailable
 from qat.engines.chat_template import ChatTokens, counter_of, of_folder, of_gguf, template_of
 from qat.engines.llama_cpp import LlamaCppEngine
 from qat.engines.onnxruntime import OnnxRuntimeEngine
-from qat.engines.serving import linked
+from qat.engines.serving import ENGINES, linked
 from qat.engines.transformers import TransformersEngine
 from qat.engines.vllm import VllmEngine
 from qat.errors import InputError
@@ -231,6 +233,12 @@ def test_vllm_gets_a_type_that_its_kernel_takes(scheme: str, dtype: str, folder:
 def test_an_engine_without_a_server_names_those_that_have_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="engine=transformers, llama_cpp, vllm"):
         OnnxRuntimeEngine().server(tmp_path, 1)
+
+
+def test_those_that_have_a_server_are_named(root: Path) -> None:
+    targets = {path.stem: yaml.safe_load(path.read_text())["_target_"] for path in root.glob("configs/engine/*.yaml")}
+    engines = {name: locate(f"engine.{name}", target, "qat.engines") for name, target in targets.items()}
+    assert {name for name, made in engines.items() if made.serves} == set(ENGINES)
 
 
 def test_every_engine_of_the_environment_is_told_to_be_alone(folder: Callable[..., Path]) -> None:

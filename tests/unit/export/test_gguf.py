@@ -203,7 +203,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("qat.export.gguf")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(InputError, match=r"pip install 'qat\[gguf\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[gguf\]'"):
         instantiate(component("export", "gguf"), "export.gguf")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -44,13 +45,26 @@ def test_prepare_writes_the_exact_twin_and_the_integers_and_checks_them(
     assert {check["rule"].split(".")[1] for check in report["checks"]} == {str(rule) for rule in range(1, 11)}
     assert not [check for check in report["checks"] if check["status"] == "fail"]
     told = capsys.readouterr().out
-    assert "--dry-run" in told and "bedrock preflight" in told
+    assert "bedrock preflight" in told
+    options = "target.parity=false target.s3_uri=s3://<bucket>/<prefix> target.create_role=true --dry-run"
+    assert told.splitlines()[-1] == f"next: qat deploy target=bedrock run={run} action=push {options}"
+
+
+def test_the_command_that_is_named_next_works(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BEDROCK, f"run={run}"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1].replace("<bucket>", "bucket").replace("<prefix>", "tiny")
+    report = run / "deploy" / "bedrock" / "preflight.json"
+    report.write_text("as it was")
+    assert main(shlex.split(line)[2:]) == 0
+    assert "CreateModelImportJob" in capsys.readouterr().out
+    assert report.read_text() == "as it was"
 
 
 def test_a_second_prepare_needs_overwrite(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BEDROCK, f"run={run}"]) == 0
     (run / "deploy" / "bedrock" / "mine.txt").write_text("mine")
-    assert "exists already" in error_of(capsys, *BEDROCK, f"run={run}")
+    said = "exists already; action=preflight checks it again, overwrite=true writes it again"
+    assert said in error_of(capsys, *BEDROCK, f"run={run}")
     assert (run / "deploy" / "bedrock" / "mine.txt").is_file()
     assert main([*BEDROCK, f"run={run}", "overwrite=true"]) == 0
     assert not (run / "deploy" / "bedrock" / "mine.txt").exists()
@@ -67,6 +81,7 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
     words = [*BEDROCK, f"folder={folder}", "action=preflight"]
     said = error_of(capsys, *words, f"report={report}", code=1)
     assert "fails 1 of the rules of bedrock: bedrock.8" in said
+    assert "found adapter_config.json; allowed: " in said and "; fix: " in said
     assert [check["rule"] for check in json.loads(report.read_text())["checks"] if check["status"] == "fail"] == [
         "bedrock.8.leftovers"
     ]
@@ -78,7 +93,10 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
     [
         (["target=bedrock"], "run=<run folder>"),
         (["run=a"], "say where to"),
-        (["target=bedrock", "run=a", "folder=b"], "run=<run folder>, or a folder"),
+        (["target=bedrock", "run=a", "folder=b"], "give one of run= and folder=, not both"),
+        (["target=groq", "target.route=lora", "folder=."], "target.adapter=<folder>"),
+        (["target=bedrock", "folder=.", "action=push"], "add: target.s3_uri=s3://<bucket>/<prefix>"),
+        (["target=bedrock", "folder=.", "action=preflight", "target.key_policy=no.json"], "target.key_policy=no.json:"),
         (["target=bedrock", "folder=b"], "action=prepare writes from a finished run"),
         (["target=bedrock", "run=nowhere"], "nowhere is not a run folder"),
         (["target=bedrok", "run=a"], "did you mean 'bedrock'"),
@@ -103,7 +121,14 @@ def test_an_adapter_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*words, "target.base_model=llama-3.1-8b-instant", f"folder={tmp_path / 'groq'}"]) == 0
     with ZipFile(tmp_path / "groq" / "adapter.zip") as archive:
         assert sorted(archive.namelist()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert "action=push --dry-run" in capsys.readouterr().out
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"next: qat deploy target=groq folder={tmp_path / 'groq'} action=push target.route=lora ")
+    assert main(shlex.split(line)[2:]) == 0
+    assert '"name": "adapter", "type": "lora"' in capsys.readouterr().out
+    said = error_of(capsys, "deploy", "target=groq", f"folder={tmp_path / 'groq'}", "action=push")
+    assert "prepared with target.route=lora, not api" in said
+    again = error_of(capsys, *words, f"folder={tmp_path / 'groq'}")
+    assert "action=preflight checks it again; to write again, remove it or name another folder" in again
 
 
 def test_a_push_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +140,7 @@ def test_a_push_is_not_written_over(run: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize("action", ["preflight", "push", "delete"])
 def test_what_was_not_prepared_says_how(run: Path, capsys: pytest.CaptureFixture[str], action: str) -> None:
-    said = error_of(capsys, *BEDROCK, f"run={run}", f"action={action}")
+    said = error_of(capsys, *BEDROCK, "target.s3_uri=s3://bucket/tiny", f"run={run}", f"action={action}")
     assert f"qat deploy target=bedrock run={run}" in said
     assert not (run / "deploy").exists()
 
@@ -139,6 +164,7 @@ def test_a_push_of_what_fails_a_rule_sends_nothing(
     (run / "deploy" / "bedrock" / "import" / "training_args.bin").write_bytes(b"x")
     sent: list[object] = []
     monkeypatch.setattr("qat.deploy.bedrock.target.Bedrock.push", lambda *words: sent.append(words))
-    assert "bedrock.8" in error_of(capsys, *BEDROCK, f"run={run}", "action=push", code=1)
+    words = ["target.s3_uri=s3://bucket/tiny", f"run={run}", "action=push"]
+    assert "bedrock.8" in error_of(capsys, *BEDROCK, *words, code=1)
     assert not sent
     assert deploy.ACCEPTS == ("run",)

@@ -43,12 +43,15 @@ def test_a_model_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFix
     ("words", "said"),
     [
         ([], "say which model"),
-        (["parameters=1e9", "run=somewhere"], "say which model"),
+        (["parameters=1e9", "run=somewhere"], "give one of run= and parameters=, not both"),
         (["parameters=0.5"], "parameters=0.5 must be 1 or more"),
         (["run=nowhere"], "nowhere is not a run folder"),
         (["parameters=1e9", "pricing=[]"], "no pricing to compare"),
         (["parameters=1e9", "pricing=[groqq]"], "did you mean 'groq'"),
-        (["parameters=1e9", "traffic=poisson", "traffic.requests_per_second=-1"], "requests_per_second"),
+        (
+            ["parameters=1e9", "traffic=poisson", "traffic.requests_per_second=-1"],
+            "traffic.requests_per_second=-1.0 must be",
+        ),
         (["parameters=1e9", "scheme=w8a8"], "scheme"),
     ],
 )

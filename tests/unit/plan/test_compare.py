@@ -99,8 +99,8 @@ def test_progress_rises_to_one(make) -> None:
     [
         ({"days": 0.0}, "days=0.0 must be a positive number"),
         ({"late_after": float("nan")}, "late_after=nan"),
-        ({"max_requests": 0}, "max_requests=0 must be at least 1"),
-        ({"seed": -1}, "seed=-1 at least 0"),
+        ({"max_requests": 0}, "^max_requests=0 must be at least 1$"),
+        ({"seed": -1}, "^seed=-1 must be at least 0$"),
     ],
 )
 def test_refused(make, options, message: str) -> None:

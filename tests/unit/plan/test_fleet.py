@@ -65,3 +65,9 @@ def test_bounds_are_those_of_all_cells(make) -> None:
 def test_refused_options(make, options, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make.fleet(**options)
+
+
+def test_small_weights_are_told_in_megabytes(make) -> None:
+    fleet = make.fleet()
+    assert fleet.note(make.facts, "int4") == "560 MB of weights"
+    assert fleet.note(make.facts, "float") == "1.86 GiB of weights"

@@ -14,7 +14,7 @@ from qat.plan.figures import figures
 from qat.plan.page import write_page
 from qat.plan.result import Plan, Replicas, Row
 from qat.plan.summary import bins, replicas
-from qat.plan.table import money, render, seconds, share, thinned
+from qat.plan.table import money, notes, render, seconds, share, thinned
 from qat.plan.traffic.trace import Trace
 
 
@@ -39,7 +39,7 @@ def test_table_tells_costs_and_what_is_assumed(plan) -> None:
     console.print(render(plan))
     text = console.export_text()
     for found in (
-        "bedrock*",
+        "*bedrock",
         "4.70",
         "16.86",
         "refused",
@@ -47,8 +47,37 @@ def test_table_tells_costs_and_what_is_assumed(plan) -> None:
         "rests on assumed numbers, which the page lists: bedrock",
     ):
         assert found in text
-    assert "fleet*" not in text
+    assert "*fleet" not in text
     assert "60.8 / 61.8 /" in text, "the median of 1, 51, 60.5, 61, 61 and 62 s"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_hide_and_wrap_nothing(make, width: int) -> None:
+    name, facts = "bedrock_us_east_1", make.facts.model_copy(update={"name": "m"})
+    hostings = {
+        name: make.bedrock(idle_seconds=make.quote(300, assumed=True)),
+        "fleet": make.fleet(speeds={"float": make.speed(), "int4": make.speed(output=90)}),
+    }
+    console = Console(width=width, record=True, file=StringIO())
+    plan = compare(facts, Trace(file=str(make.example)), hostings)
+    console.print(render(plan))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    # Money, times and shares: one row where no precision has numbers of its own, and one each elsewhere.
+    assert [line[1] for line in lines if line and line[0] == f"*{name}"] == ["all"] * 3
+    assert [line[1] for line in lines if line and line[0] == "fleet" and not line[1].endswith((",", ":"))] == [
+        "float", "int8", "int4", "float", "int4", "float", "int4",
+    ]  # fmt: skip
+    first, last = plan.rows[0].time_to_first_token, plan.rows[0].latency
+    times = [seconds(value) for t in (last, first) for value in (t.p50, t.p95, t.p99)]
+    assert [f"*{name}", "all", *times] in [[word for word in line if word != "/"] for line in lines]
+
+
+def test_a_note_that_several_precisions_have_is_said_once(plan) -> None:
+    told = notes(plan).splitlines()
+    assert [line.split(":")[0] for line in told if line.startswith("bedrock")] == [
+        "bedrock float",
+        "bedrock int8, int4",
+    ]
 
 
 class Page(HTMLParser):

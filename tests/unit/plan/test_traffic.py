@@ -19,18 +19,25 @@ def daily(**options) -> Daily:
 
 
 def test_lengths_have_their_median_spread_and_maximum() -> None:
-    drawn = PROMPT.sample(100_000, np.random.default_rng(0))
+    drawn = PROMPT.sample(100_000, np.random.default_rng(0), "traffic.prompt")
     assert np.median(drawn) == pytest.approx(400, rel=0.02)
     # One standard deviation above the median: 400 · e^0.8 = 890.2
     assert np.quantile(drawn, 0.8413) == pytest.approx(890.2, rel=0.02)
     assert drawn.max() == 4096 and drawn.min() >= 1
-    assert set(Lengths(median=7, maximum=7).sample(5, np.random.default_rng(0)).tolist()) == {7}
+    assert set(Lengths(median=7, maximum=7).sample(5, np.random.default_rng(0), "traffic.prompt").tolist()) == {7}
 
 
-@pytest.mark.parametrize("options", [{"median": 9, "maximum": 8}, {"median": 1, "maximum": 8, "spread": -0.1}])
-def test_impossible_lengths(options) -> None:
-    with pytest.raises(InputError, match="cannot be drawn"):
-        Lengths(**options).sample(1, np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"median": 9, "maximum": 8}, "^traffic.output.median=9 must be at most traffic.output.maximum=8$"),
+        ({"median": 1, "maximum": 8, "spread": -0.1}, "^traffic.output.spread=-0.1 must be at least 0$"),
+    ],
+)
+def test_impossible_lengths(options, message: str) -> None:
+    traffic = Poisson(requests_per_second=0.5, prompt=PROMPT, output=Lengths(**options))
+    with pytest.raises(InputError, match=message):
+        traffic.requests(DAY, 1.0, seed=0)
 
 
 def test_poisson_counts_and_gaps() -> None:
@@ -84,9 +91,9 @@ def test_same_seed_same_requests(traffic) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Poisson(requests_per_second=0.0, **LENGTHS), "requests_per_second=0.0 must be a positive"),
-        (lambda: daily(users=-1), "users=-1 must be a positive"),
-        (lambda: daily(curve=(1.0,) * 23), "24 weights"),
+        (lambda: Poisson(requests_per_second=0.0, **LENGTHS), "^traffic.requests_per_second=0.0 must be a positive"),
+        (lambda: daily(users=-1), "^traffic.users=-1 must be a positive"),
+        (lambda: daily(curve=(1.0,) * 23), "^traffic.curve=.* must be 24 weights"),
         (lambda: daily(curve=(0.0,) * 24), "not all 0"),
         (lambda: daily(curve=(-1.0,) + (1.0,) * 23), "at least 0"),
         (
@@ -97,7 +104,7 @@ def test_same_seed_same_requests(traffic) -> None:
                 mean_burst_seconds=1.0,
                 **LENGTHS,
             ),
-            "burst_requests_per_second=1.0 must be above",
+            "^traffic.burst_requests_per_second=1.0 must be above traffic.calm",
         ),
     ],
 )

@@ -21,11 +21,19 @@ def test_other_addresses_do(host, monkeypatch) -> None:
     assert Gateway(host=host, key_variable="MY_KEY").key() == "secret"
 
 
-@pytest.mark.parametrize("key", ["", "  ", "schlüssel", "a\nb"])
-def test_keys_that_are_none(key, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("key", "host", "message"),
+    [
+        ("", "127.0.0.1", "QAT_SERVE_API_KEY is empty; unset it"),
+        ("  ", "0.0.0.0", "QAT_SERVE_API_KEY is empty; set it to the key"),
+        ("schlüssel", "127.0.0.1", "^QAT_SERVE_API_KEY has characters that no HTTP header"),
+        ("a\nb", "127.0.0.1", "^QAT_SERVE_API_KEY has characters that no HTTP header"),
+    ],
+)
+def test_keys_that_are_none(key, host, message, monkeypatch) -> None:
     monkeypatch.setenv("QAT_SERVE_API_KEY", key)
-    with pytest.raises(InputError, match="QAT_SERVE_API_KEY is empty or has"):
-        Gateway().key()
+    with pytest.raises(InputError, match=message):
+        Gateway(host=host).key()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scripted_engine import LIMIT
 from qat.errors import InputError
 from qat.serve.gateway.options import Gateway
 from qat.serve.gateway.server import listen, url
-from qat.serve.serve import serve, snippet
+from qat.serve.serve import _announce, serve, snippet
 
 PROGRAM = """
 import sys
@@ -122,3 +122,12 @@ def test_the_snippet_never_has_the_key(monkeypatch) -> None:
     text = snippet("http://127.0.0.1:8000", "tiny", "QAT_SERVE_API_KEY")
     assert "secret-of-mine" not in text and 'os.environ["QAT_SERVE_API_KEY"]' in text
     assert 'api_key="any"' in snippet("http://127.0.0.1:8000", "tiny", None)
+
+
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_programs_are_not_broken_and_an_open_address_is_told(host: str, told: bool) -> None:
+    console = Console(width=40, file=io.StringIO(), color_system=None)
+    _announce(console, Gateway(host=host), "http://127.0.0.1:8000", "tiny", None)
+    text = console.file.getvalue()
+    assert '\nclient = Groq(base_url="http://127.0.0.1:8000", api_key="any")\n' in text
+    assert ("open to the network: gateway.host=0.0.0.0" in " ".join(text.split())) == told

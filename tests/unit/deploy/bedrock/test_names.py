@@ -95,7 +95,7 @@ def test_without_boto3_names_are_not_run(found, good, given, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "boto3", None)
     check = found(good, "9.s3_uri", given)
-    assert check.status == "not_run" and "pip install 'qat[deploy]'" in check.found
+    assert check.status == "not_run" and "pip install '.[deploy]'" in check.found
 
 
 @pytest.mark.parametrize(

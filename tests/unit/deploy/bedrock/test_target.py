@@ -74,7 +74,32 @@ def test_a_preflight_takes_what_prepare_wrote_or_any_folder(prepared, given):
 def test_a_preflight_of_nothing(tmp_path, given):
     with pytest.raises(InputError, match="is no folder"):
         given.preflight(tmp_path / "x")
-    assert {check.rule for check in given.preflight(tmp_path).failed} == {"bedrock.5.files"}
+    assert {check.rule for check in given.preflight(tmp_path).failed} == {"bedrock.4.shards", "bedrock.5.files"}
+
+
+def test_a_push_wants_an_address_and_a_role():
+    address, role = "target.s3_uri=s3://<bucket>/<prefix>", "target.create_role=true"
+    assert Bedrock().next_words == (address, role)
+    assert Bedrock(role_arn="arn").next_words == ("target.role_arn=arn", address)
+    assert Bedrock(s3_uri="s3://bucket/a").next_words == ("target.s3_uri=s3://bucket/a", role)
+    with pytest.raises(InputError, match=f"{address} {role}$"):
+        Bedrock().check_options("push")
+    Bedrock(s3_uri="s3://bucket/a").check_options("push")  # which prints the policies of the role, and refuses
+
+
+@pytest.mark.parametrize("option", ["trust_policy", "permission_policy", "key_policy"])
+@pytest.mark.parametrize("content", [None, "no json", "[]"])
+@pytest.mark.parametrize("action", ["preflight", "push"])
+def test_a_policy_that_cannot_be_read(tmp_path, option, content, action):
+    path = tmp_path / "policy.json"
+    target = Bedrock(s3_uri="s3://bucket/a", **{option: str(path)})
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=f"target.{option}={path}: .+; give a file with the policy as JSON$"):
+        target.check_options(action)
+    target.check_options("delete")
+    path.write_text("{}")
+    target.check_options(action)
 
 
 def test_the_config_has_every_option_and_its_default():

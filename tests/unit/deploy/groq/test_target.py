@@ -59,6 +59,34 @@ def test_options_of_another_route_are_refused(source: Source, tmp_path: Path) ->
         Groq(route="lora").prepare(source, tmp_path)
 
 
+def test_without_a_base_nothing_is_proven(adapter: Callable[..., Path], tmp_path: Path) -> None:
+    Groq(route="lora", adapter=str(adapter())).prepare(None, tmp_path)
+    preflight = Groq(route="lora").preflight(tmp_path)
+    assert preflight.verdict.startswith("NOT PROVEN for groq")
+    assert [check.rule for check in preflight.of("not_run")] == ["groq.L8.base"]
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "file"),
+    [("lora", "api", ARCHIVE), ("lora", "onnx", "adapter_config.json"), ("api", "lora", "SERVE.md")],
+)
+def test_a_folder_of_another_route_is_refused(made: Any, asked: Any, file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"")
+    target = Groq(route=asked, base_model="base-1")
+    steps = (lambda: target.preflight(tmp_path), lambda: target.push(tmp_path, Console(), True))
+    for step in (*steps, lambda: target.delete(tmp_path, Console(), True)):
+        with pytest.raises(InputError, match=f"prepared with target.route={made}, not {asked}; give"):
+            step()
+
+
+def test_a_push_wants_a_base() -> None:
+    assert Groq().next_words == ()
+    words = ("target.route=lora", "target.adapter=a", "target.base_model=<name-at-Groq>")
+    assert Groq(route="lora", adapter="a").next_words == words
+    with pytest.raises(InputError, match=r"push to groq needs more options; add: target\.base_model=<name-at-Groq>$"):
+        Groq(route="lora").check_options("push")
+
+
 def test_no_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no folder"):
         Groq(route="lora").preflight(tmp_path / "absent")

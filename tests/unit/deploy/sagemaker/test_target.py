@@ -80,10 +80,29 @@ def test_what_is_uploaded(folder: Path) -> None:
     assert uploaded(GIVEN, folder) == folder / MODEL == model_folder(folder)
     assert uploaded(replace(GIVEN, packaging="tar"), folder) == folder / ARCHIVE
     (folder / ARCHIVE).unlink()
-    with pytest.raises(InputError, match="has no model.tar.gz; prepare it so"):
+    with pytest.raises(InputError, match="has no model.tar.gz; push with target.packaging=prefix, or make it"):
         uploaded(replace(GIVEN, packaging="tar"), folder)
     with pytest.raises(InputError, match="is no folder"):
         model_folder(folder / "none")
+
+
+def test_an_archive_that_is_missing_is_made_with_this_command(tmp_path: Path) -> None:
+    folder = tmp_path / "deploy" / "sagemaker"
+    folder.mkdir(parents=True)
+    command = f"qat deploy target=sagemaker run={tmp_path} target.packaging=tar target.batch=8 overwrite=true"
+    with pytest.raises(InputError) as raised:
+        uploaded(SageMaker(packaging="tar", batch=8), folder)
+    assert str(raised.value).endswith(f"or make it: {command}")
+
+
+def test_a_push_names_every_option_that_it_lacks() -> None:
+    lacking = "target.s3_uri=s3://<bucket>/<prefix> target.image=<uri> target.role_arn=<arn> target.instance=<type>"
+    with pytest.raises(InputError) as raised:
+        SageMaker().check_options("push")
+    assert str(raised.value).endswith(f"add: {lacking}")
+    assert SageMaker(image="a", role_arn="b", s3_uri="s3://bucket/a").lacking == ("target.instance=<type>",)
+    GIVEN.check_options("push")
+    SageMaker().check_options("preflight")
 
 
 def test_every_check_passes(folder: Path) -> None:

@@ -16,7 +16,7 @@ Tiny = Any
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'qat\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tensorboard\]'"):
         TensorBoardLogger(tmp_path)
 
 
