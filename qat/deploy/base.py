@@ -117,3 +117,14 @@ class Target(ABC):
             InputError: nothing was pushed from ``folder``.
             RunError: the host refused, in its own words.
         """
+
+
+def part_of(folder: Path, part: str, target: str) -> Path:
+    """``folder/part`` where :meth:`Target.prepare` made it, else ``folder`` itself, whoever made that.
+
+    Raises:
+        InputError: no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; make it with qat deploy target={target} run=<run folder>")
+    return folder / part if (folder / part).is_dir() else folder

@@ -15,9 +15,9 @@ from uuid import uuid4
 from pydantic import Field
 from rich.console import Console
 
-from qat.deploy.aws import s3
 from qat.deploy.aws.calls import Call
 from qat.deploy.aws.clients import Aws, connect
+from qat.deploy.aws.deletion import deleting
 from qat.deploy.aws.ledger import Ledger
 from qat.deploy.aws.s3 import S3Uri
 from qat.deploy.aws.upload import Digests, read, remove, upload
@@ -194,19 +194,11 @@ def delete(target: Bedrock, folder: Path, log: Console, dry_run: bool, clock: Cl
     Raises:
         RunError: the import job still runs: AWS has no call that ends one.
     """
-    with alone(folder, dry_run):
-        ledger = BedrockLedger.read(folder, dry_run)
-        if ledger.region != target.region:
-            raise InputError(f"{folder} was pushed to {ledger.region}; delete there: target.region={ledger.region}")
-        aws, uri = connect(target, SERVICES, log, dry_run, clock), S3Uri.parse(ledger.s3_uri)
-        s3.has_bucket(aws, uri)  # which another account is refused, to whom everything else would look gone already
+    with deleting(target, SERVICES, BedrockLedger, folder, log, dry_run, clock) as (aws, uri, ledger):
         _delete_model(aws, ledger)
         remove(aws, uri, ledger)
         if ledger.role is not None:
             api.delete_role(aws, ledger.role)
-        ledger.close()
-        if not dry_run:
-            aws.say(f"deleted: all that was pushed from {folder}")
 
 
 def _delete_model(aws: Aws, ledger: BedrockLedger) -> None:

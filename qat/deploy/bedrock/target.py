@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rich.console import Console
 
-from qat.deploy.base import Source, Target
+from qat.deploy.base import Source, Target, part_of
 from qat.deploy.bedrock.preflight import preflight
 from qat.deploy.checks import Preflight
 from qat.deploy.words import given
@@ -139,6 +139,4 @@ def import_folder(folder: Path) -> Path:
     Raises:
         InputError: no such folder.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; make it with qat deploy target=bedrock run=<run folder>")
-    return folder / IMPORT if (folder / IMPORT).is_dir() else folder
+    return part_of(folder, IMPORT, Bedrock.name)

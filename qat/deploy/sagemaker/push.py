@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from qat.deploy.aws import s3
 from qat.deploy.aws.calls import Call
 from qat.deploy.aws.clients import connect
+from qat.deploy.aws.deletion import deleting
 from qat.deploy.aws.ledger import Ledger
 from qat.deploy.aws.s3 import S3Uri
 from qat.deploy.aws.upload import Digests, read, remove, upload
@@ -67,21 +67,13 @@ def push(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: Cl
 
 def delete(target: SageMaker, folder: Path, log: Console, dry_run: bool, clock: Clock | None = None) -> None:
     """See :meth:`qat.deploy.sagemaker.target.SageMaker.delete`."""
-    with alone(folder, dry_run):
-        ledger = SageMakerLedger.read(folder, dry_run)
-        if ledger.region != target.region:
-            raise InputError(f"{folder} was pushed to {ledger.region}; delete there: target.region={ledger.region}")
-        aws, uri = connect(target, SERVICES, log, dry_run, clock), S3Uri.parse(ledger.s3_uri)
-        s3.has_bucket(aws, uri)  # which another account is refused, to whom everything else would look gone already
+    with deleting(target, SERVICES, SageMakerLedger, folder, log, dry_run, clock) as (aws, uri, ledger):
         for kind in reversed(KINDS):  # the endpoint first: it costs
             if kind in ledger.made:
                 aws.remove(api.deleted(kind, ledger.name))
                 ledger.made = {made: call for made, call in ledger.made.items() if made != kind}
                 ledger.save()
         remove(aws, uri, ledger)
-        ledger.close()
-        if not dry_run:
-            aws.say(f"deleted: all that was pushed from {folder}")
 
 
 def _check_same(digests: Digests, ledger: SageMakerLedger, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from rich.console import Console
 
-from qat.deploy.base import Source, Target
+from qat.deploy.base import Source, Target, part_of
 from qat.deploy.checks import Preflight
 from qat.deploy.sagemaker import serving
 from qat.deploy.sagemaker.preflight import preflight
@@ -120,9 +120,7 @@ def model_folder(folder: Path) -> Path:
     Raises:
         InputError: no such folder.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; make it with qat deploy target=sagemaker run=<run folder>")
-    return folder / MODEL if (folder / MODEL).is_dir() else folder
+    return part_of(folder, MODEL, SageMaker.name)
 
 
 def pack(model: Path, archive: Path) -> None:
