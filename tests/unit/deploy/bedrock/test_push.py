@@ -199,6 +199,17 @@ def test_a_deletion_by_another_account_forgets_nothing(
     assert fake.of("DeleteImportedModel") == [] and BedrockLedger.read(folder).model_arn == MODEL
 
 
+def test_a_deletion_in_another_region_forgets_nothing(
+    target: Bedrock, folder: Path, world: World, fake: FakeAws
+) -> None:
+    go(target, folder, world)
+    held, seen = world.held(), len(fake.seen)
+    with pytest.raises(InputError, match=r"was pushed to us-east-1; delete there: target\.region=us-east-1"):
+        drop(replace(target, region="us-west-2"), folder, world)
+    assert world.held() == held and len(fake.seen) == seen
+    assert BedrockLedger.read(folder).model_arn == MODEL
+
+
 def test_a_wrong_name_is_found_before_the_upload(target: Bedrock, folder: Path, world: World) -> None:
     with pytest.raises(InputError, match="importedModelName 'no name' does not match"):
         go(replace(target, model_name="no name"), folder, world)
