@@ -84,7 +84,7 @@ def group_count(shape: tuple[int, ...], args: QuantizationArgs) -> tuple[int, in
         if columns % size:
             raise InputError(
                 f"group_size {size} does not divide {columns} input features; "
-                "use a divisor or set group_fallback: channel in the scheme"
+                "use a divisor, or write scheme.group_fallback=channel"
             )
         return rows, columns // size
     raise InputError(f"strategy '{args.strategy}' is not one of tensor, channel, group for weights")

@@ -197,7 +197,10 @@ def _parse_group(name: str, group: QuantizationScheme | Mapping[str, Any]) -> Qu
 def _check_weights(name: str, args: QuantizationArgs) -> None:
     _check_integer(f"scheme group '{name}' weights", args, _WEIGHT_STRATEGIES)
     if args.dynamic:
-        raise InputError(f"scheme group '{name}' weights: dynamic is for activations only; set dynamic: false")
+        raise InputError(
+            f"scheme group '{name}' weights: dynamic=true is for activations only; write "
+            f"++scheme.config_groups.{name}.weights.dynamic=false"
+        )
 
 
 def _check_inputs(name: str, args: QuantizationArgs) -> None:

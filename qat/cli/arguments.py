@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
+from qat.cli.bare_options import refuse_bare_options
 from qat.config import hosting, record
 from qat.config.compose import SEVERAL, choices, groups
 from qat.config.explain import explain
@@ -48,8 +49,10 @@ class Arguments:
         words = [word for word in words if word not in ("-h", "--help")]
         if hosting.schema(command) is not None:
             words = ["dry_run=true" if word == DRY_RUN_FLAG else word for word in words]
+            refuse_bare_options(command, _parse(_overrides(words)))
             return cls(_overrides_first(words), None, help=asked)
         rest = _recipes_flag_to_override(words)
+        refuse_bare_options(command, _parse(_overrides(rest)))
         folders = {key: value for key in ("resume", "run") if (value := _value(rest, key)) is not None}
         if len(folders) > 1:
             raise InputError("resume and run exclude each other; resume=<run folder> continues a training")
@@ -83,6 +86,7 @@ def _overrides_first(words: list[str]) -> list[str]:
     for override in _parse(overrides):
         _refuse_targets_of_hydra(override)
         _refuse_null(override)
+        _refuse_no_name(override)
     return [*overrides, *(word for word in words if word not in overrides)]
 
 
@@ -106,6 +110,19 @@ def _refuse_null(override: Override) -> None:
     if group in groups() and not override.is_delete() and override.value() is None:
         fix = f"{key}=[]" if group in SEVERAL else f"'~{key}'"
         raise InputError(f"{key}=null: to leave {key} out, write {fix}; choices: {', '.join(choices(group))}")
+
+
+def _refuse_no_name(override: Override) -> None:
+    """Hydra takes any value for a group, and fails on one that is no name."""
+    group = override.key_or_group
+    if group not in (*groups(), "recipe") or override.is_delete() or override.is_sweep_override():
+        return
+    value = override.value()
+    if not all(isinstance(name, str) for name in (value if isinstance(value, list) else [value])):
+        raise InputError(
+            f"'{override.input_line}': allowed is {'a list of names' if group in SEVERAL else 'a name'}; "
+            f"choices: {', '.join(choices(group))}"
+        )
 
 
 def _refuse_settled(words: list[str], folder: str) -> None:

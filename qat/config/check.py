@@ -24,7 +24,8 @@ from pydantic.errors import PydanticUserError
 
 from qat.config.explain import explain, how_to_pick, unknown_key
 from qat.config.schema import COMPONENTS, NAMED_COMPONENTS, RunConfig
-from qat.errors import InputError, nearest
+from qat.config.wrong_type import of_option
+from qat.errors import InputError
 
 S = TypeVar("S")
 _PACKAGES = tuple(sorted({*COMPONENTS.values(), *NAMED_COMPONENTS.values()}))
@@ -168,7 +169,7 @@ def _check_value(key: str, value: Any, hint: Any) -> Any:
     try:
         return _validate(value, hint)
     except ValidationError as error:
-        raise InputError(f"{key}={value!r}: {_reasons(error)}") from None
+        raise of_option(key, value, error) from None
 
 
 def _validate(value: Any, hint: Any) -> Any:
@@ -183,19 +184,6 @@ def _validate(value: Any, hint: Any) -> Any:
         if isinstance(value, float) and value.is_integer():
             return adapter.validate_json(json.dumps(int(value)), strict=True)
         raise
-
-
-def _reasons(error: ValidationError) -> str:
-    """Pydantic's messages, one for each member of a union, with the place inside a list."""
-    messages = []
-    for detail in error.errors(include_url=False):
-        place = ".".join(str(part) for part in detail["loc"] if isinstance(part, int))
-        message = detail["msg"][:1].lower() + detail["msg"][1:]
-        messages.append(f"item {place}: {message}" if place else message)
-        allowed = detail.get("ctx", {}).get("expected", "").split("'")[1::2]
-        if isinstance(detail["input"], str) and allowed:
-            messages[-1] += nearest(detail["input"], allowed)
-    return " or ".join(dict.fromkeys(messages))
 
 
 def _refuse_hidden_target(key: str, value: Any) -> None:

@@ -15,6 +15,7 @@ from omegaconf.errors import (
 )
 
 from qat.config.compose import SEVERAL, choices, groups
+from qat.config.wrong_type import of_node
 from qat.errors import InputError, nearest
 
 # Where components sit under names of their own -> how one is added.
@@ -43,6 +44,8 @@ def explain(error: Exception) -> InputError:
     if isinstance(cause, MissingMandatoryValue):
         return InputError(f"{cause.full_key} has no value; give it as {cause.full_key}=<value>")
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if (wrong := of_node(cause)) is not None:
+            return wrong
         return InputError(f"{cause.full_key}: {_first_line(cause)}")
     if (found := _NO_MATCH.match(str(error))) is not None:
         return _no_match(*found.groups())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.deploy.checks import Preflight
-from qat.deploy.words import given
+from qat.deploy.words import given, word
 from qat.errors import InputError
 
 
@@ -45,6 +47,8 @@ class Target(ABC):
 
     name: ClassVar[str]
     """As its config is called."""
+    needed: ClassVar[Mapping[str, str]] = {}
+    """Options without a default that a push needs -> how each is written, with ``<>`` around what is the user's."""
 
     @property
     def needs_run(self) -> bool:
@@ -58,8 +62,8 @@ class Target(ABC):
 
     @property
     def lacking(self) -> tuple[str, ...]:
-        """What :meth:`push` cannot do without and was not given, as words: ``target.s3_uri=s3://<bucket>/<prefix>``."""
-        return ()
+        """What :meth:`push` cannot do without and was not given, as words that a shell takes as they are."""
+        return tuple(word(f"target.{name}", how) for name, how in self.needed.items() if getattr(self, name) is None)
 
     @property
     def next_words(self) -> tuple[str, ...]:
@@ -72,6 +76,9 @@ class Target(ABC):
         Raises:
             InputError: one that is missing or wrong.
         """
+        for option, how in self.needed.items():
+            if found := re.search("<[^<>]+>", getattr(self, option) or ""):
+                raise InputError(f"target.{option} still says {found[0]}: put your own there, as in {how}")
         if action == "push" and self.lacking:
             raise InputError(f"a push to {self.name} needs more options; add: {' '.join(self.lacking)}")
 
@@ -102,7 +109,7 @@ class Target(ABC):
         Args:
             folder: what passed :meth:`preflight`.
             log: where progress is told.
-            dry_run: print every call, send none.
+            dry_run: print every call as a line of JSON on standard output, send none.
 
         Raises:
             InputError: an option that is missing or wrong.

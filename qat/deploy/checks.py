@@ -28,8 +28,8 @@ _LOOK: dict[Status, tuple[str, str]] = {
     "not_run": ("NOT RUN", "bold magenta"),
 }
 
-_ORDER: tuple[Status, ...] = ("pass", "not_run", "warn", "fail")
-"""Rows of a table: what needs doing is last, next to the verdict."""
+_ORDER: tuple[Status, ...] = ("not_run", "warn", "fail")
+"""Rows of a table: what needs doing most is last, next to the verdict."""
 
 
 class Check(BaseModel):
@@ -143,7 +143,7 @@ def rule(
 
 
 class Preflight(BaseModel):
-    """Every check of one folder; prints as a table (``console.print(preflight)``)."""
+    """Every check of one folder; prints what needs doing as a table, and counts what passed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -177,28 +177,39 @@ class Preflight(BaseModel):
         write_whole(path, self.model_dump_json(indent=2) + "\n")
 
     def __rich__(self) -> RenderableType:
-        sources = [*dict.fromkeys(check.source for check in self.checks)]
+        shown = [check for status in _ORDER for check in self.of(status)]
+        sources = [*dict.fromkeys(check.source for check in shown)]
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
         table.add_column("Status", no_wrap=True)
         table.add_column("Rule", width=17, overflow="fold")
         table.add_column("Found, allowed, fix", ratio=1, overflow="fold")
         table.add_column("Src", justify="right", no_wrap=True)
-        for check in sorted(self.checks, key=lambda check: _ORDER.index(check.status)):
+        for check in shown:
             word, style = _LOOK[check.status]
             number = f"[{sources.index(check.source) + 1}]"
-            rule = check.rule.removeprefix(f"{self.target}.").replace(".", " ", 1)
-            table.add_row(Text(word, style), Text(rule), _detail(check), Text(number, "dim"))
+            table.add_row(Text(word, style), Text(self._short(check)), _detail(check), Text(number, "dim"))
         notes = Table.grid(padding=(0, 1))
         for place, source in enumerate(sources, start=1):
             notes.add_row(Text(f"[{place}]", "dim"), Text(source, "dim"))
         title = Text.assemble((f"{self.target} preflight", "bold"), f" of {self.folder}")
         worst: Status = next((s for s in ("fail", "not_run", "warn") if self.of(s)), "pass")
-        return Group(title, Text(), table, Text(), notes, Text(), Text(self.verdict, _LOOK[worst][1]))
+        parts: list[RenderableType] = [title, Text(), *self._passed()]
+        if shown:
+            parts += [table, Text(), notes, Text()]
+        return Group(*parts, Text(self.verdict, _LOOK[worst][1]))
+
+    def _passed(self) -> tuple[Text, ...]:
+        """The counted line of what passed, with an empty one behind it; nothing if nothing did."""
+        names = ", ".join(map(self._short, self.of("pass")))
+        counted = (f"{len(self.of('pass'))} passed", _LOOK["pass"][1])
+        return (Text.assemble(counted, f": {names}"), Text()) if names else ()
+
+    def _short(self, check: Check) -> str:
+        """``bedrock.1.architecture`` -> ``1 architecture``."""
+        return check.rule.removeprefix(f"{self.target}.").replace(".", " ", 1)
 
 
 def _detail(check: Check) -> Text:
-    """What was found, what is allowed and the fix, each on its line; of a pass the rest is dim."""
-    if check.status == "pass":
-        return Text.assemble(check.found, (f"\nallowed: {check.allowed}", "dim"))
+    """What was found, what is allowed and the fix, each on its line."""
     found = (check.found, _LOOK[check.status][1])
     return Text.assemble(found, ("\nallowed: ", "bold"), check.allowed, ("\nfix: ", "bold"), check.fix)

@@ -37,8 +37,13 @@ def alone(folder: Path, dry_run: bool = False) -> Iterator[None]:
     if dry_run:
         yield
         return
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
-        with FileLock(folder / _LOCK, timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise InputError(f"{folder} is being pushed or deleted by another process; wait for it") from None
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)  # while it is held: whoever opened it before gets no hold of it
+        lock.release()

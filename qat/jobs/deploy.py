@@ -15,7 +15,7 @@ from qat.deploy.pushed import PUSHED
 from qat.deploy.words import word
 from qat.errors import InputError, RunError
 from qat.jobs.stages import finished
-from qat.jobs.stages.console import say, show
+from qat.jobs.stages.console import say
 from qat.paths import new_folder
 
 ACCEPTS = ("run",)
@@ -50,13 +50,15 @@ def main(settings: DeployConfig) -> None:
         _prepare(settings, target)
         return
     folder = _prepared(settings, target)
-    if settings.action == "preflight":
-        _refuse(_check(settings, target, folder))
-    elif settings.action == "push":
-        _refuse(_check(settings, target, folder))
-        target.push(folder, Console(), settings.dry_run)
-    else:
-        target.delete(folder, Console(), settings.dry_run)
+    log = Console(stderr=settings.dry_run)  # a dry run has nothing but calls on standard output
+    if settings.action != "delete":
+        _refuse(_check(settings, target, folder, log))
+    if settings.action == "push":
+        target.push(folder, log, settings.dry_run)
+    elif settings.action == "delete":
+        target.delete(folder, log, settings.dry_run)
+    if settings.dry_run:
+        log.print(f"dry run: nothing was sent; {settings.action} sends the calls on standard output, one a line")
 
 
 def _prepare(settings: DeployConfig, target: Target) -> None:
@@ -80,7 +82,7 @@ def _prepare(settings: DeployConfig, target: Target) -> None:
     source = None if settings.run is None else _source(settings.run)
     with new_folder(folder, settings.overwrite) as temporary:
         target.prepare(source, temporary)
-    preflight = _check(settings, target, folder)
+    preflight = _check(settings, target, folder, Console())
     say(f"{target.name}: {folder}")
     _refuse(preflight)
     if target.pushes:
@@ -109,15 +111,18 @@ def _prepared(settings: DeployConfig, target: Target) -> Path:
     return folder
 
 
-def _check(settings: DeployConfig, target: Target, folder: Path) -> Preflight:
-    """Every rule, on the screen and as JSON."""
+def _check(settings: DeployConfig, target: Target, folder: Path, log: Console) -> Preflight:
+    """Every rule: what needs doing on the screen, all of them as JSON."""
     preflight = target.preflight(folder)
-    show(preflight)
+    log.print(preflight)
+    log.print()
     report = Path(settings.report) if settings.report is not None else folder / REPORT
     ours = settings.run is not None and not settings.dry_run  # nothing is put into a folder of somebody else's
     if ours or settings.report is not None:
         preflight.write(report)
-        say(f"checks: {report}")
+        log.print(f"all checks in full: {report}", markup=False, highlight=False, soft_wrap=True)
+    elif preflight.of("pass"):
+        log.print("all checks in full: add report=FILE.json", markup=False, highlight=False)
     return preflight
 
 

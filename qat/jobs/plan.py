@@ -62,8 +62,8 @@ def _facts(settings: PlanConfig) -> ModelFacts:
         raise InputError("say which model: run=<run folder>, or parameters=8e9 for one that is not there yet")
     if settings.run is None:
         assert settings.parameters is not None
-        if settings.parameters < 1:
-            raise InputError(f"parameters={settings.parameters:g} must be 1 or more")
+        if settings.parameters < 1 or not settings.parameters.is_integer():
+            raise InputError(f"parameters={settings.parameters:g} must be a whole number of 1 or more, as in 8e9")
         return ModelFacts.of_parameters(f"{settings.parameters / 1e9:.3g}B parameters", int(settings.parameters))
     folder = finished.take_up("plan", settings.run)
     return facts_of(finished.name_of(folder), finished.checkpoint(folder))

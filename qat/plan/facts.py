@@ -36,5 +36,5 @@ class ModelFacts(BaseModel):
         return cls(
             name=name,
             parameters=parameters,
-            bytes={"float": 2 * parameters, "int8": parameters, "int4": parameters * 9 // 16},
+            bytes={"float": 2 * parameters, "int8": parameters, "int4": -(-parameters * 9 // 16)},
         )

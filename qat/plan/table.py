@@ -70,7 +70,7 @@ def _money(plan: Plan) -> Table:
         f"{plan.model.name}: {plan.requests:,.0f} requests in {days(plan)}",
         f"{plan.rows[0].currency}\na day", "a million\ntokens", "of prompt", "of output",
     )  # fmt: skip
-    for row, head in _shown(plan):
+    for row, head in shown(plan):
         if row.status == "refused":
             table.add_row(*head, "refused")
             continue
@@ -82,7 +82,7 @@ def _money(plan: Plan) -> Table:
 
 def _times(plan: Plan) -> Table:
     table = _table("Seconds at p50 / p95 / p99", "last token", "first token")
-    for row, head in _shown(plan):
+    for row, head in shown(plan):
         if row.status == "simulated":
             times = (" / ".join(map(seconds, (t.p50, t.p95, t.p99))) for t in (row.latency, row.time_to_first_token))
             table.add_row(*head, *times)
@@ -93,7 +93,7 @@ def _shares(plan: Plan) -> Table:
     table = _table(
         "Replicas, and shares of the requests", "mean / peak", "cold", "rejected", f"over {plan.late_after:g} s"
     )
-    for row, head in _shown(plan):
+    for row, head in shown(plan):
         if row.status == "simulated":
             replicas = "-" if row.replicas is None else f"{row.replicas.mean:,.1f} / {row.replicas.peak:,}"
             table.add_row(*head, replicas, *map(share, (row.cold_start_share, row.rejected_share, row.late_share)))
@@ -110,7 +110,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _shown(plan: Plan) -> Iterator[tuple[Row, tuple[str, str]]]:
+def shown(plan: Plan) -> Iterator[tuple[Row, tuple[str, str]]]:
     """The rows with their first two cells: one for all precisions of a hosting where no number depends on them."""
     for hosting, found in groupby(plan.rows, key=lambda row: row.hosting):
         rows = list(found)

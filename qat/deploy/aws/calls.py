@@ -51,9 +51,7 @@ class Call:
         >>> call = Call("bedrock", "GetImportedModel", {"modelIdentifier": "tiny-llama"})
         >>> call.check()
         >>> print(call)
-        bedrock GetImportedModel {
-          "modelIdentifier": "tiny-llama"
-        }
+        {"service": "bedrock", "operation": "GetImportedModel", "parameters": {"modelIdentifier": "tiny-llama"}}
     """
 
     service: str
@@ -82,8 +80,9 @@ class Call:
             raise InputError(f"{self.name} does not take these parameters: {'; '.join(problems)}")
 
     def __str__(self) -> str:
-        text = json.dumps(dict(self.parameters), indent=2, default=_shown)
-        return f"{self.service} {self.operation} {text}"
+        """One line of JSON; bytes of a body that is JSON are shown as such."""
+        call = {"service": self.service, "operation": self.operation, "parameters": dict(self.parameters)}
+        return json.dumps(call, default=_shown)
 
 
 @cache

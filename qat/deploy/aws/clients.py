@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from qat.deploy.aws.calls import Call, Section
-from qat.deploy.aws.errors import AwsError, translate
+from qat.deploy.aws.errors import AwsError, redact, translate
 from qat.deploy.aws.waiting import Clock, Pauses
+from qat.deploy.rehearsal import rehearse
 from qat.errors import InputError, nearest
 
 SOON = Pauses(first=1.0, longest=20.0, total=90.0)
@@ -32,10 +34,10 @@ class Aws:
 
     Args:
         region: of every client.
-        log: where dry runs and waits are told.
+        log: where waits and results are told.
         profile: of the AWS configuration.
         endpoints: service -> URL in place of AWS's.
-        dry_run: show every call, send none.
+        dry_run: show every call (see :mod:`qat.deploy.rehearsal`), send none.
         clock: see :class:`~qat.deploy.aws.waiting.Clock`.
         connections: kept open to a service.
     """
@@ -54,7 +56,7 @@ class Aws:
         self._profile, self._endpoints, self._connections = profile, dict(endpoints or {}), connections
         self._session: Any = None
         self._clients: dict[str, Any] = {}
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: set[str] = set()
         self._lock = Lock()
 
     def send(
@@ -78,7 +80,7 @@ class Aws:
         """
         call.check()
         if self.dry_run:
-            self.say(str(call))
+            rehearse(str(call))
             return dict(rehearsed or {})
         waits = pauses.of(self.clock)
         while True:
@@ -106,8 +108,17 @@ class Aws:
         return self.find(call, {}) is not None
 
     def say(self, line: str, style: str = "") -> None:
-        """Tell ``line`` as it is."""
-        self.log.print(Text(line, style), soft_wrap=True)
+        """Tell ``line`` as it is, but for secrets."""
+        self.log.print(Text(redact(line, self._known_secrets()), style), soft_wrap=True)
+
+    def _known_secrets(self) -> frozenset[str]:
+        """The credentials of now, which boto3 renews on its way, and those of before: an answer may quote either."""
+        with self._lock:
+            held = None if self._session is None else self._session.get_credentials()
+            if held is not None:
+                with suppress(BotoCoreError, ClientError):  # they cannot be renewed now, which the next call says
+                    self._secrets |= {secret for secret in held.get_frozen_credentials() if isinstance(secret, str)}
+            return frozenset(filter(None, self._secrets))
 
     def _once(self, call: Call) -> dict[str, Any]:
         parameters, body = dict(call.parameters), None
@@ -115,10 +126,12 @@ class Aws:
             if isinstance(value, Section):
                 parameters[name] = body = value.open()
         try:
-            answer: dict[str, Any] = getattr(self._client(call.service), xform_name(call.operation))(**parameters)
+            client = self._client(call.service)
+            self._known_secrets()  # those that sign this call may be gone when its answer comes
+            answer: dict[str, Any] = getattr(client, xform_name(call.operation))(**parameters)
             return {name: _whole(value) for name, value in answer.items()}
         except (BotoCoreError, ClientError, OSError) as error:
-            raise translate(error, call, self._secrets) from None
+            raise translate(error, call, self._known_secrets()) from None
         finally:
             if body is not None:
                 body.close()
@@ -132,10 +145,6 @@ class Aws:
     def _connect(self, service: str) -> Any:
         if self._session is None:
             self._session = boto3.Session(profile_name=self._profile, region_name=self.region)
-            if (held := self._session.get_credentials()) is not None:
-                frozen = held.get_frozen_credentials()
-                found = (frozen.access_key, frozen.secret_key, frozen.token)
-                self._secrets = tuple(secret for secret in found if secret)
         endpoint = self._endpoints.get(service)
         config = Config(
             connect_timeout=_CONNECT_SECONDS,

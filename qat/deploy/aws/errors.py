@@ -92,9 +92,14 @@ def clean(text: str, secrets: Iterable[str] = ()) -> str:
         >>> clean("no way to http://me:pass@host", ["way"])
         'no *** to http://***@host'
     """
-    for secret in secrets:
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", " ".join(redact(text, secrets).split()))
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with stars in place of each of ``secrets``, the longest first: one may hold another."""
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", " ".join(text.split()))
+    return text
 
 
 def _refusal(error: boto.ClientError, call: Call, secrets: Iterable[str]) -> QatError:

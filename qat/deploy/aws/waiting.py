@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from qat.errors import RunError
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -52,3 +54,34 @@ class Pauses:
                 return
             yield wait
             pause = min(pause * self.factor, self.longest)
+
+
+def wait_for(
+    look: Callable[[], tuple[str, str | None]],
+    pauses: Pauses,
+    clock: Clock,
+    say: Callable[[str], None],
+    late: Callable[[str], str],
+) -> str:
+    """Look until there is a result, and return it.
+
+    Args:
+        look: the status, and the result or None; raises where there will be none.
+        pauses: between looks.
+        clock: see :class:`Clock`.
+        say: is told the status and for how long there is nothing else.
+        late: the message for the last status when the time is up.
+
+    Raises:
+        RunError: ``late``, or what ``look`` raises.
+    """
+    began, waits = clock.now(), pauses.of(clock)
+    while True:
+        status, result = look()
+        if result is not None:
+            return result
+        wait = next(waits, None)
+        if wait is None:
+            raise RunError(late(status))
+        say(f"{status} for {(clock.now() - began) / 60:.0f} min")
+        clock.sleep(wait)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qat.deploy.aws.calls import Call
 from qat.deploy.aws.clients import Aws
 from qat.deploy.aws.errors import AwsError
-from qat.deploy.aws.waiting import Pauses
+from qat.deploy.aws.waiting import Pauses, wait_for
 from qat.deploy.bedrock.policies import permission_policy, trust_policy
 from qat.errors import InputError, RunError
 
@@ -127,22 +127,21 @@ def wait_for_import(aws: Aws, job_arn: str, hours: float) -> str:
     Raises:
         RunError: it failed, in AWS's own words, or does not end within ``hours``.
     """
-    began = aws.clock.now()
-    pauses = Pauses(POLLING.first, POLLING.longest, hours * 3600, POLLING.factor).of(aws.clock)
-    while True:
+
+    def look() -> tuple[str, str | None]:
         job = job_of(aws, job_arn)
         if job is None:
             raise ImportFailed(f"AWS no longer knows {job_arn}; push again for a new job")
-        if job["status"] == "Completed":
-            return str(job["importedModelArn"])
         if job["status"] == "Failed":
             why = job.get("failureMessage", "no reason given")
             raise ImportFailed(f"the import failed: {why}; put that right, check with action=preflight and push again")
-        wait = next(pauses, None)
-        if wait is None:
-            raise RunError(f"{job_arn} still runs after {hours:g} h; push again to wait on, or set target.job_hours")
-        aws.say(f"import job: {job['status']} for {(aws.clock.now() - began) / 60:.0f} min", "dim")
-        aws.clock.sleep(wait)
+        return job["status"], str(job["importedModelArn"]) if job["status"] == "Completed" else None
+
+    def late(status: str) -> str:
+        return f"{job_arn} still runs after {hours:g} h ({status}); push again to wait on, or set target.job_hours"
+
+    pauses = replace(POLLING, total=hours * 3600)
+    return wait_for(look, pauses, aws.clock, lambda told: aws.say(f"import job: {told}", "dim"), late)
 
 
 class ImportFailed(RunError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from qat.deploy.base import Source, Target, part_of
 from qat.deploy.bedrock.preflight import preflight
+from qat.deploy.bedrock.rules.dialect import REWRITE
 from qat.deploy.checks import Preflight
 from qat.deploy.words import given
 from qat.errors import InputError
@@ -55,6 +57,7 @@ class Bedrock(Target):
     """
 
     name: ClassVar[str] = "bedrock"
+    needed: ClassVar[Mapping[str, str]] = {"s3_uri": "s3://<bucket>/<prefix>"}
 
     region: str = "us-east-1"
     s3_uri: str | None = None
@@ -82,18 +85,16 @@ class Bedrock(Target):
     @property
     def lacking(self) -> tuple[str, ...]:
         """See the base class: where to; a role alone is missed by the push itself, which prints its policies."""
-        return self._wanted if self.s3_uri is None else ()
+        return (*super().lacking, *self._role) if self.s3_uri is None else ()
 
     @property
     def next_words(self) -> tuple[str, ...]:
         """See the base class."""
-        return (*given(self), *self._wanted)
+        return (*given(self), *super().lacking, *self._role)
 
     @property
-    def _wanted(self) -> tuple[str, ...]:
-        address = () if self.s3_uri is not None else ("target.s3_uri=s3://<bucket>/<prefix>",)
-        role = () if self.role_arn is not None or self.create_role else ("target.create_role=true",)
-        return address + role
+    def _role(self) -> tuple[str, ...]:
+        return () if self.role_arn is not None or self.create_role else ("target.create_role=true",)
 
     def check_options(self, action: str) -> None:
         """See the base class: what a push needs, and policies that can be read."""
@@ -113,7 +114,15 @@ class Bedrock(Target):
         """Write ``import/`` and ``packed/``, each whole or not at all."""
         assert source is not None
         twin = DequantizedExporter(dialect="transformers_4_51")
-        twin.write(source.checkpoint, folder / IMPORT, source.tokenizer)
+        try:
+            twin.write(source.checkpoint, folder / IMPORT, source.tokenizer)
+        except InputError as error:
+            if "export.dequantized" not in str(error):
+                raise
+            raise InputError(
+                f"{error}; of this finished run, {REWRITE}, then give folder=<run folder>/exports/dequantized "
+                "action=preflight in place of run="
+            ) from None
         CompressedTensorsExporter().write(source.checkpoint, folder / PACKED, source.tokenizer)
 
     def preflight(self, folder: Path) -> Preflight:

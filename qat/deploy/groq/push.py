@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from rich.console import Console
 
 from qat.deploy.pushed import PUSHED, write_whole
+from qat.deploy.rehearsal import rehearse
 from qat.errors import InputError, RunError
 
 KEY = "GROQ_API_KEY"
@@ -71,7 +72,7 @@ def push(
             "remove that first with action=delete"
         )
     if dry_run:
-        _rehearse(pushed, len(archive), base_url, base_model, name, log)
+        _rehearse(pushed, len(archive), base_url, base_model, name)
         return
     client = _client(base_url)
     if pushed is None:
@@ -90,15 +91,18 @@ def push(
     log.print(f"registered as {pushed.tuning_id}; ask for model={model}", markup=False, soft_wrap=True)
 
 
-def _rehearse(pushed: Pushed | None, size: int, base_url: str, base_model: str, name: str, log: Console) -> None:
+def _rehearse(pushed: Pushed | None, size: int, base_url: str, base_model: str, name: str) -> None:
     """Print the requests that a push would send."""
     if pushed is None:
-        what = f"purpose={_PURPOSE} file=adapter.zip ({size:,} bytes)"
-        log.print(f"POST {base_url}{_FILES} {what}", markup=False, soft_wrap=True)
+        form = {"purpose": _PURPOSE, "file": f"<{size} bytes of adapter.zip>"}
+        _show("POST", f"{base_url}{_FILES}", form)
     if pushed is None or pushed.tuning_id is None:
         file_id = "<id of the file>" if pushed is None else pushed.file_id
-        body = json.dumps(_registration(file_id, name, base_model))
-        log.print(f"POST {base_url}{_TUNINGS} {body}", markup=False, soft_wrap=True)
+        _show("POST", f"{base_url}{_TUNINGS}", _registration(file_id, name, base_model))
+
+
+def _show(method: str, url: str, body: dict[str, str] | None = None) -> None:
+    rehearse(json.dumps({"method": method, "url": url, **({} if body is None else {"body": body})}))
 
 
 def delete(folder: Path, *, base_url: str, log: Console, dry_run: bool) -> None:
@@ -117,8 +121,10 @@ def delete(folder: Path, *, base_url: str, log: Console, dry_run: bool) -> None:
     paths.append(f"{_FILES}/{pushed.file_id}")
     client = None if dry_run else _client(pushed.base_url)
     for path in paths:
-        log.print(f"DELETE {pushed.base_url}{path}", markup=False, soft_wrap=True)
-        if client is not None:
+        if client is None:
+            _show("DELETE", f"{pushed.base_url}{path}")
+        else:
+            log.print(f"DELETE {pushed.base_url}{path}", markup=False, soft_wrap=True)
             _gone(client, path)
     if client is not None:
         (folder / PUSHED).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -57,6 +58,7 @@ class Groq(Target):
     """
 
     name: ClassVar[str] = "groq"
+    needed: ClassVar[Mapping[str, str]] = {"base_model": "<name at Groq>"}
 
     route: Route = "api"
     adapter: str | None = None
@@ -92,7 +94,7 @@ class Groq(Target):
     @property
     def lacking(self) -> tuple[str, ...]:
         """See the base class: a registration names its base."""
-        return ("target.base_model=<name-at-Groq>",) if self.pushes and self.base_model is None else ()
+        return super().lacking if self.pushes else ()
 
     def check_options(self, action: str) -> None:
         """See the base class: what a push needs, and the adapter that is to be packed."""

@@ -11,7 +11,7 @@ from qat.deploy.aws.calls import Call
 from qat.deploy.aws.clients import Aws
 from qat.deploy.aws.errors import AwsError
 from qat.deploy.aws.s3 import S3Uri
-from qat.deploy.aws.waiting import Pauses
+from qat.deploy.aws.waiting import Pauses, wait_for
 from qat.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -99,21 +99,20 @@ def wait_until_in_service(aws: Aws, name: str, start_minutes: int) -> None:
         RunError: it failed, in AWS's own words, or takes too long.
     """
     minutes = 2 * start_minutes + _INSTANCE_MINUTES
-    began = aws.clock.now()
-    pauses = Pauses(first=15.0, longest=60.0, total=minutes * 60, factor=1.5).of(aws.clock)
-    while True:
+
+    def look() -> tuple[str, str | None]:
         found = aws.find(described("Endpoint", name), {"EndpointStatus": "InService"})
         status = "gone" if found is None else found["EndpointStatus"]
-        if status == "InService":
-            return
         if found is None or status in ("Failed", "OutOfService", "Deleting"):
             why = (found or {}).get("FailureReason", "no reason given")
             raise RunError(f"endpoint {name} is {status}: {why}; delete it (action=delete), then push again")
-        wait = next(pauses, None)
-        if wait is None:
-            raise RunError(f"endpoint {name} is {status} after {minutes} min; push again to wait on, or delete it")
-        aws.say(f"endpoint {name}: {status} for {(aws.clock.now() - began) / 60:.0f} min", "dim")
-        aws.clock.sleep(wait)
+        return status, name if status == "InService" else None
+
+    def late(status: str) -> str:
+        return f"endpoint {name} is {status} after {minutes} min; push again to wait on, or delete it"
+
+    pauses = Pauses(first=15.0, longest=60.0, total=minutes * 60, factor=1.5)
+    wait_for(look, pauses, aws.clock, lambda told: aws.say(f"endpoint {name}: {told}", "dim"), late)
 
 
 def ask(aws: Aws, name: str, prompt: str) -> str:

@@ -106,7 +106,8 @@ def dtype(rule: Rule, subject: Subject) -> Check:
     config, held = read_config(subject.folder), serving.read(subject.folder / serving.FILE).get("option.dtype")
     wanted = serving.DTYPES.get(str(config.get("dtype", config.get("torch_dtype"))))
     if wanted == "fp32" and held == wanted:
-        return rule.warned("fp32", "vLLM's kernels for packed weights take 16 bits: quantize with rest_dtype=float16")
+        why = "vLLM's kernels for packed weights take 16 bits"
+        return rule.warned("fp32", f"{why}: start a new run with rest_dtype=float16, a finished one keeps its own")
     return rule.unless("" if held == wanted else f"{held}, config.json: {wanted}", f"option.dtype={wanted}", str(held))
 
 

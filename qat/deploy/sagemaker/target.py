@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -22,13 +23,6 @@ MODEL = "model"
 """What the container loads: the checkpoint and ``serving.properties``."""
 ARCHIVE = "model.tar.gz"
 """The same in one file, of ``packaging: tar``."""
-NEEDED = {
-    "s3_uri": "s3://<bucket>/<prefix>",
-    "image": "<uri>",
-    "role_arn": "<arn>",
-    "instance": "<type>",
-}
-"""Options without a default that a push needs -> how each is written."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +52,12 @@ class SageMaker(Target):
     """
 
     name: ClassVar[str] = "sagemaker"
+    needed: ClassVar[Mapping[str, str]] = {
+        "s3_uri": "s3://<bucket>/<prefix>",
+        "image": "<uri>",
+        "role_arn": "<arn>",
+        "instance": "<type>",
+    }
 
     region: str = "us-east-1"
     s3_uri: str | None = None
@@ -78,11 +78,6 @@ class SageMaker(Target):
     upload_threads: int = 8
     start_minutes: int = 30
     smoke_prompt: str = "Hello"
-
-    @property
-    def lacking(self) -> tuple[str, ...]:
-        """See the base class."""
-        return tuple(f"target.{name}={how}" for name, how in NEEDED.items() if getattr(self, name) is None)
 
     def prepare(self, source: Source | None, folder: Path) -> None:
         """Write ``model/``, and ``model.tar.gz`` with ``packaging: tar``."""

@@ -57,6 +57,11 @@ class Groq(Hosting):
     def __post_init__(self) -> None:
         if self.replicas < 1:
             raise InputError(f"replicas={self.replicas} must be at least 1: so many times the limits hold side by side")
+        if self.replicas > 1 and self.requests_per_day is None and self.tokens_per_minute is None:
+            raise InputError(
+                f"replicas={self.replicas} has no effect without a limit to multiply; write pricing.groq.replicas=1 or "
+                "give requests_per_day or tokens_per_minute"
+            )
 
     def inputs(self) -> list[Input]:
         return inputs(
@@ -78,16 +83,14 @@ class Groq(Hosting):
 
     def simulate(self, case: Case) -> Outcome:
         requests, factor = case.requests, case.scale.factor
-        tokens = requests.prompt + requests.output
-        buckets = [
-            _Bucket.of(limit.value, period, self.replicas, factor, needs)
-            for limit, period, needs in (
-                (self.requests_per_day, DAY, np.ones_like(tokens)),
-                (self.tokens_per_minute, 60.0, tokens),
+        if self.replicas > 1 and _have_room(requests, self._buckets(requests, 1, factor)):
+            raise InputError(
+                f"replicas={self.replicas} has no effect: the limits of one let every request of this traffic in as it "
+                "arrives; write pricing.groq.replicas=1"
             )
-            if limit is not None
-        ]
-        begin = _admit(requests, buckets, self.max_wait_seconds.value, case.advance)
+        begin = _admit(
+            requests, self._buckets(requests, self.replicas, factor), self.max_wait_seconds.value, case.advance
+        )
         rejected = np.isnan(begin)
         taken = requests.take(~rejected)
         costs = [
@@ -96,6 +99,16 @@ class Groq(Hosting):
         ]
         served = Served(begin, np.zeros(len(requests), dtype=bool), rejected)
         return Outcome.of(served, requests, self.speed, costs, case.scale.cells)
+
+    def _buckets(self, requests: Requests, replicas: int, factor: int) -> list[_Bucket]:
+        """The limits of ``replicas`` together, full."""
+        tokens = requests.prompt + requests.output
+        limits = ((self.requests_per_day, DAY, np.ones_like(tokens)), (self.tokens_per_minute, 60.0, tokens))
+        return [
+            _Bucket.of(limit.value, period, replicas, factor, needs)
+            for limit, period, needs in limits
+            if limit is not None
+        ]
 
 
 @dataclass(eq=False, slots=True)
@@ -127,6 +140,16 @@ class _Bucket:
         self.time = now
         short = self.needs[request] - self.level
         return short / self.rate if short > 1e-9 else 0.0
+
+
+def _have_room(requests: Requests, buckets: list[_Bucket]) -> bool:
+    """Whether no request has to wait, nor needs more than a limit; the buckets are used up by it."""
+    for request, arrival in enumerate(requests.arrival.tolist()):
+        if any(bucket.wait(request, arrival) for bucket in buckets):
+            return False
+        for bucket in buckets:
+            bucket.level -= bucket.needs[request]
+    return True
 
 
 def _admit(requests: Requests, buckets: list[_Bucket], patience: float, advance: Advance) -> NDArray[np.float64]:

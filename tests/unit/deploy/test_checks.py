@@ -80,22 +80,30 @@ def test_the_table_fits_80_columns_and_shows_all():
     made = preflight(RULE.failed(long, long), RULE.passed(long), RULE.warned("3", "less"), RULE.not_run("?", "do"))
     text = table(made)
     assert max(map(len, text.splitlines())) <= 80
-    assert all(
-        word in text for word in ("FAIL", "WARN", "NOT RUN", "pass", "1 size", "allowed: at most 3", "fix: less")
-    )
+    assert all(word in text for word in ("FAIL", "WARN", "NOT RUN", "1 size", "allowed: at most 3", "fix: less"))
     assert "[1] a page" in text
-    assert text.count("Z") == 3 * 200  # found and fix, found
+    assert text.count("Z") == 2 * 200  # found and fix of what failed
+
+
+def test_what_passed_is_counted_in_one_line():
+    other = Rule("host.2.name", "Name", "any", "another page")
+    assert table(preflight(RULE.passed("2"), other.passed("x"))) == (
+        "host preflight of folder\n\n2 passed: 1 size, 2 name\n\nREADY for host: 2 passed\n"
+    )
+    mixed = table(preflight(RULE.passed("2"), other.failed("x", "less")))
+    assert "1 passed: 1 size\n" in mixed and "[1] another page" in mixed and "a page\n" not in mixed.split("[1]")[0]
+    assert " passed: " not in table(preflight(RULE.failed("4", "less")))
 
 
 def test_what_needs_doing_is_next_to_the_verdict_and_has_colour():
-    made = preflight(RULE.failed("4", "less"), RULE.passed("2"))
+    made = preflight(RULE.failed("4", "less"), RULE.warned("3", "less"), RULE.passed("2"))
     text = table(made)
-    assert text.index("pass ") < text.index("FAIL")
-    assert "\x1b[1;31mFAIL" in table(made, colour=True) and "\x1b[32mpass" in table(made, colour=True)
+    assert text.index("WARN") < text.index("FAIL")
+    assert "\x1b[1;31mFAIL" in table(made, colour=True) and "\x1b[32m1 passed" in table(made, colour=True)
 
 
 def test_markup_in_a_message_is_text():
-    assert "[bold]x[/nothing]" in table(preflight(RULE.passed("[bold]x[/nothing]")))
+    assert "[bold]x[/nothing]" in table(preflight(RULE.warned("[bold]x[/nothing]", "less")))
 
 
 @pytest.mark.parametrize("error", [TypeError("no list"), KeyError("key"), AttributeError("items"), ValueError("no")])

@@ -23,6 +23,12 @@ def test_two_at_once(tmp_path: Path) -> None:
         pass
 
 
+def test_no_lock_is_left(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="broken"), alone(tmp_path):
+        raise OSError("broken")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_dry_run_leaves_no_file(tmp_path: Path) -> None:
     with alone(tmp_path, dry_run=True):
         assert [*tmp_path.iterdir()] == []

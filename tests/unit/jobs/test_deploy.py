@@ -46,17 +46,22 @@ def test_prepare_writes_the_exact_twin_and_the_integers_and_checks_them(
     assert not [check for check in report["checks"] if check["status"] == "fail"]
     told = capsys.readouterr().out
     assert "bedrock preflight" in told
-    options = "target.parity=false target.s3_uri=s3://<bucket>/<prefix> target.create_role=true --dry-run"
+    options = "target.parity=false 'target.s3_uri=\"s3://<bucket>/<prefix>\"' target.create_role=true --dry-run"
     assert told.splitlines()[-1] == f"next: qat deploy target=bedrock run={run} action=push {options}"
 
 
 def test_the_command_that_is_named_next_works(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*BEDROCK, f"run={run}"]) == 0
-    line = capsys.readouterr().out.splitlines()[-1].replace("<bucket>", "bucket").replace("<prefix>", "tiny")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "target.s3_uri still says <bucket>: put your own there" in error_of(capsys, *shlex.split(line)[2:])
+    line = line.replace("<bucket>", "bucket").replace("<prefix>", "tiny")
     report = run / "deploy" / "bedrock" / "preflight.json"
     report.write_text("as it was")
     assert main(shlex.split(line)[2:]) == 0
-    assert "CreateModelImportJob" in capsys.readouterr().out
+    told = capsys.readouterr()
+    calls = [json.loads(line) for line in told.out.splitlines()]  # which fails at anything else
+    assert "CreateModelImportJob" in {call["operation"] for call in calls}
+    assert "bedrock preflight" in told.err and "dry run: nothing was sent" in told.err
     assert report.read_text() == "as it was"
 
 
@@ -95,7 +100,7 @@ def test_a_folder_of_somebody_else_is_checked_and_left_as_it_is(
         (["run=a"], "say where to"),
         (["target=bedrock", "run=a", "folder=b"], "give one of run= and folder=, not both"),
         (["target=groq", "target.route=lora", "folder=."], "target.adapter=<folder>"),
-        (["target=bedrock", "folder=.", "action=push"], "add: target.s3_uri=s3://<bucket>/<prefix>"),
+        (["target=bedrock", "folder=.", "action=push"], "add: 'target.s3_uri=\"s3://<bucket>/<prefix>\"'"),
         (["target=bedrock", "folder=.", "action=preflight", "target.key_policy=no.json"], "target.key_policy=no.json:"),
         (["target=bedrock", "folder=b"], "action=prepare writes from a finished run"),
         (["target=bedrock", "run=nowhere"], "nowhere is not a run folder"),

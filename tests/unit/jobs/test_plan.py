@@ -44,7 +44,7 @@ def test_a_model_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFix
     [
         ([], "say which model"),
         (["parameters=1e9", "run=somewhere"], "give one of run= and parameters=, not both"),
-        (["parameters=0.5"], "parameters=0.5 must be 1 or more"),
+        (["parameters=0.5"], "parameters=0.5 must be a whole number of 1 or more"),
         (["run=nowhere"], "nowhere is not a run folder"),
         (["parameters=1e9", "pricing=[]"], "no pricing to compare"),
         (["parameters=1e9", "pricing=[groqq]"], "did you mean 'groq'"),

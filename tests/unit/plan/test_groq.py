@@ -57,6 +57,15 @@ def test_no_replica_takes_a_request_over_its_limit(make) -> None:
     assert make.groq(replicas=2).simulate(make.case((0, 4000, 1))).rejected.tolist() == [True]
 
 
+def test_replicas_without_effect_are_refused(make) -> None:
+    with pytest.raises(InputError, match="replicas=2 has no effect without a limit to multiply"):
+        make.groq(replicas=2, tokens_per_minute=None)
+    groq = make.groq(replicas=2)
+    with pytest.raises(InputError, match="replicas=2 has no effect: the limits of one let every request"):
+        groq.simulate(make.case(*[(0, 800, 200)] * 4))
+    groq.simulate(make.case(*[(0, 800, 200)] * 5))  # the fifth would wait
+
+
 def test_no_replica_at_all(make) -> None:
     with pytest.raises(InputError, match="replicas=0 must be at least 1"):
         make.groq(replicas=0)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from qat.plan.compare import compare
 from qat.plan.figures import figures
-from qat.plan.page import write_page
+from qat.plan.page import groups, write_page
 from qat.plan.result import Plan, Replicas, Row
 from qat.plan.summary import bins, replicas
 from qat.plan.table import money, notes, render, seconds, share, thinned
@@ -107,6 +107,18 @@ def test_page_is_whole_and_safe(plan, tmp_path) -> None:
     (plots,) = re.findall(r"const plots = \{(.*)\};", text)
     assert plots.count('"data":') == 4
     assert '<span class="assumed">assumed:</span> a test' in text
+
+
+def test_page_groups_by_hosting_and_marks_what_costs_least(plan, tmp_path) -> None:
+    bedrock, fleet = groups(plan)
+    assert (bedrock.name, [precision for _, precision in bedrock.rows]) == ("*bedrock", ["all"])
+    assert bedrock.cheapest is None
+    costs = {precision: row.cost_per_day for row, precision in fleet.rows}
+    assert fleet.cheapest is not None and fleet.cheapest.cost_per_day == min(filter(None, costs.values()))
+    write_page(plan, tmp_path / "plan.html")
+    text = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    assert text.count('<tr class="best">') == 2 == text.count("costs least on its hosting")
+    assert text.count(f'rowspan="{len(fleet.rows)}">fleet<') == 2
 
 
 def test_figures_have_a_line_for_each_simulation_of_its_own(plan) -> None:

@@ -11,7 +11,11 @@ from qat.deploy.checks import Check, Rule, rule
 from qat.export.transformers_4_51 import VERSION
 
 _KNOWN = frozenset({"rope_theta", "rope_scaling"})
-_REWRITE = "export with dialect: transformers_4_51"
+REWRITE = (
+    "write it again: qat export run=<run folder> 'export=[dequantized]' "
+    "export.dequantized.dialect=transformers_4_51 export.dequantized.dtype=float32"
+)
+"""What any finished run takes: float32 holds every value of the twin."""
 
 
 @rule(
@@ -23,7 +27,7 @@ _REWRITE = "export with dialect: transformers_4_51"
 def rope(rule: Rule, subject: Subject) -> Check:
     unknown = [f"{prefix}rope_parameters" for prefix, section in subject.sections() if "rope_parameters" in section]
     known = [f"{prefix}{key} {section[key]}" for prefix, section in subject.sections() for key in _KNOWN & {*section}]
-    return rule.unless(", ".join(unknown), _REWRITE, ", ".join(sorted(known)) or "no rotary embedding")
+    return rule.unless(", ".join(unknown), REWRITE, ", ".join(sorted(known)) or "no rotary embedding")
 
 
 @rule(
@@ -36,4 +40,4 @@ def dtype(rule: Rule, subject: Subject) -> Check:
     unknown = [f"{prefix}dtype" for prefix, section in subject.sections() if "dtype" in section]
     held = subject.config.get("torch_dtype")
     problem = ", ".join(unknown) or ("" if held else "no torch_dtype")
-    return rule.unless(problem, _REWRITE, f"torch_dtype {held}")
+    return rule.unless(problem, REWRITE, f"torch_dtype {held}")

@@ -22,7 +22,7 @@ def dtypes(rule: Rule, subject: Subject) -> Check:
     if others:
         return rule.failed(f"{found}: {shorten(others)}", _TWIN)
     if counts["F32"]:
-        return rule.warned(found, "export with dtype: float16 or bfloat16")
+        return rule.warned(found, "export with export.dequantized.dtype=float16 or bfloat16")
     return rule.passed(found)
 
 

@@ -55,12 +55,13 @@ def test_checks_maps_numbers_and_enumerations() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_is_shown_as_json(tmp_path: Path) -> None:
+def test_is_shown_as_one_line_of_json(tmp_path: Path) -> None:
     body = {"Bucket": "b", "Key": "k", "Body": Section(tmp_path / "w.bin", 16, 8)}
     assert '"Body": "<8 bytes of w.bin from 16>"' in str(Call("s3", "UploadPart", body))
     invoke = {"modelId": "tiny", "body": b'{"prompt": "Hello"}'}
     assert str(Call("bedrock-runtime", "InvokeModel", invoke)) == (
-        'bedrock-runtime InvokeModel {\n  "modelId": "tiny",\n  "body": {\n    "prompt": "Hello"\n  }\n}'
+        '{"service": "bedrock-runtime", "operation": "InvokeModel", '
+        '"parameters": {"modelId": "tiny", "body": {"prompt": "Hello"}}}'
     )
 
 

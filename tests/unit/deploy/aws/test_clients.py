@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from aws_world import SECRET, World
+from botocore.credentials import Credentials
 from fake_aws import Drop, FakeAws, Refuse
 
 from qat.deploy.aws.calls import Call
@@ -14,11 +15,13 @@ from qat.errors import InputError, RunError
 MODEL = Call("bedrock", "GetImportedModel", {"modelIdentifier": "tiny"})
 
 
-def test_a_dry_run_shows_the_call_and_sends_none(world: World, fake: FakeAws) -> None:
+def test_a_dry_run_shows_the_call_and_sends_none(
+    world: World, fake: FakeAws, capsys: pytest.CaptureFixture[str]
+) -> None:
     aws = world.aws(dry_run=True, bedrock=fake.url)
     assert aws.send(MODEL, {"modelName": "tiny"}) == {"modelName": "tiny"}
     assert aws.find(MODEL) is None
-    assert world.said == f"{MODEL}\n{MODEL}\n"
+    assert capsys.readouterr().out == f"{MODEL}\n{MODEL}\n" and world.said == ""
     assert fake.seen == []
 
 
@@ -75,6 +78,19 @@ def test_no_secret_gets_into_a_message(world: World, fake: FakeAws) -> None:
     with pytest.raises(InputError) as refused:
         aws.send(MODEL)
     assert SECRET[:6] not in str(refused.value)
+
+
+def test_credentials_that_were_renewed_are_secret_too(
+    world: World, fake: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, renewed = "first-secret-of-nobody", "renewed-secret-of-nobody"
+    fake.script["GetImportedModel"] = [Refuse("ValidationException", f"neither {first} nor {renewed} signs")]
+    aws = world.aws(bedrock=fake.url)
+    aws._connect("bedrock")  # so that there is a session, whose credentials change under it
+    held = iter([Credentials("AKIDOFNOBODY", first), Credentials("AKIDOFNOBODY", renewed)])
+    monkeypatch.setattr(aws._session, "get_credentials", lambda: next(held))
+    with pytest.raises(AwsError, match=r"neither \*\*\* nor \*\*\* signs"):
+        aws.send(MODEL)
 
 
 def test_no_credentials(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_a_failed_job_says_why(aws: Aws, fake: FakeAws) -> None:
 
 def test_a_job_that_does_not_end(aws: Aws, fake: FakeAws, world: World) -> None:
     fake.script["GetModelImportJob"] = [{"status": "InProgress"}]
-    with pytest.raises(RunError, match="still runs after 1 h; push again to wait on"):
+    with pytest.raises(RunError, match=r"still runs after 1 h \(InProgress\); push again to wait on"):
         api.wait_for_import(aws, JOB, hours=1)
     assert 3480 < sum(world.ticks.slept) <= 3600 and max(world.ticks.slept) == 120.0
 

@@ -78,7 +78,7 @@ def test_a_preflight_of_nothing(tmp_path, given):
 
 
 def test_a_push_wants_an_address_and_a_role():
-    address, role = "target.s3_uri=s3://<bucket>/<prefix>", "target.create_role=true"
+    address, role = "'target.s3_uri=\"s3://<bucket>/<prefix>\"'", "target.create_role=true"
     assert Bedrock().next_words == (address, role)
     assert Bedrock(role_arn="arn").next_words == ("target.role_arn=arn", address)
     assert Bedrock(s3_uri="s3://bucket/a").next_words == ("target.s3_uri=s3://bucket/a", role)

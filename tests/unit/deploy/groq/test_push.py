@@ -116,15 +116,19 @@ def test_a_deletion_that_fails_can_be_tried_again(folder: Path, groq_cloud: Any)
 
 
 def test_a_dry_run_prints_the_calls_and_sends_none(
-    folder: Path, groq_cloud: Any, monkeypatch: pytest.MonkeyPatch
+    folder: Path, groq_cloud: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("GROQ_API_KEY")
-    said = run("push", folder, groq_cloud, dry_run=True)
-    assert said.splitlines() == [
-        f"POST {groq_cloud.url}/openai/v1/files purpose=fine_tuning file=adapter.zip "
-        f"({(folder / ARCHIVE).stat().st_size:,} bytes)",
-        f'POST {groq_cloud.url}/v1/fine_tunings {{"input_file_id": "<id of the file>", "name": "mine", "type": "lora", '
-        '"base_model": "base-1"}',
+    assert run("push", folder, groq_cloud, dry_run=True) == ""
+    size = (folder / ARCHIVE).stat().st_size
+    registration = {"input_file_id": "<id of the file>", "name": "mine", "type": "lora", "base_model": "base-1"}
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {
+            "method": "POST",
+            "url": f"{groq_cloud.url}/openai/v1/files",
+            "body": {"purpose": "fine_tuning", "file": f"<{size} bytes of adapter.zip>"},
+        },
+        {"method": "POST", "url": f"{groq_cloud.url}/v1/fine_tunings", "body": registration},
     ]
     assert groq_cloud.calls == []
     assert not (folder / PUSHED).exists()

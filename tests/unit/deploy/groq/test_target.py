@@ -81,9 +81,9 @@ def test_a_folder_of_another_route_is_refused(made: Any, asked: Any, file: str, 
 
 def test_a_push_wants_a_base() -> None:
     assert Groq().next_words == ()
-    words = ("target.route=lora", "target.adapter=a", "target.base_model=<name-at-Groq>")
+    words = ("target.route=lora", "target.adapter=a", "'target.base_model=\"<name at Groq>\"'")
     assert Groq(route="lora", adapter="a").next_words == words
-    with pytest.raises(InputError, match=r"push to groq needs more options; add: target\.base_model=<name-at-Groq>$"):
+    with pytest.raises(InputError, match=f"push to groq needs more options; add: {words[-1]}$"):
         Groq(route="lora").check_options("push")
 
 

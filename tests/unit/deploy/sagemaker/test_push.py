@@ -193,14 +193,15 @@ def test_other_options_are_another_push(
 
 
 def test_a_dry_run_shows_every_call_and_sends_none(
-    target: SageMaker, folder: Path, world: World, fake: FakeAws
+    target: SageMaker, folder: Path, world: World, fake: FakeAws, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target.push(folder, world.log, dry_run=True)
+    shown = capsys.readouterr().out
     assert fake.seen == [] and world.held() == set() and not (folder / PUSHED).exists()
     for operation in ("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "DescribeEndpoint"):
-        assert f"sagemaker {operation} {{" in world.said
+        assert f'{{"service": "sagemaker", "operation": "{operation}", ' in shown
     for call in api.creations(api.Endpoint.of(target)):
-        assert str(call) in world.said
+        assert str(call) in shown.splitlines()
     with pytest.raises(InputError, match="nothing was pushed"):
         target.delete(folder, world.log, dry_run=True)
 
