@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,8 @@ class Qat:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A shell gives what it starts in the background an ignored SIGINT, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def process(self, *words: object, cwd: Path, script: Path | None = None) -> Outcome:
