@@ -3,6 +3,7 @@
 Files of a checkpoint folder::
 
     model.safetensors    <module>.weight.codes int8, .weight.scale, .weight.zero_point, <module>.input.scale, ...,
+                         <attention>.k_scale and .v_scale of a static KV cache,
                          and every unquantized tensor under its own name; above 5 GB in shards with an index
     config.json          the model's own configuration; `dtype` is that of the unquantized tensors
     generation_config.json  stop tokens and sampling defaults, of a model that generates
@@ -24,16 +25,16 @@ from compressed_tensors.quantization import QuantizationScheme
 from torch import Tensor, nn
 
 from qat.convert import check_final
-from qat.errors import InputError, RunError
-from qat.fake_quant import FakeQuantizer
+from qat.errors import InputError
+from qat.freezing import freeze_caches, freeze_host
 from qat.grid import Grid
-from qat.hosts import Host, hosts, quantizers, uncalibrated
+from qat.hosts import hosts, kv_caches, quantizers, uncalibrated
 from qat.manifest import FORMAT_VERSION, MANIFEST, REPAIR, SELF, digest_of, verify
 from qat.models.conv1d import stored_transposed
 from qat.models.outputs import tied_groups
 from qat.models.tokenizer import save_tokenizer
 from qat.paths import new_folder
-from qat.quantized import Deferred, LazyTensors, QuantizedWeight, Rows, on_meta
+from qat.quantized import Deferred, KVScales, LazyTensors, QuantizedWeight, Rows, on_meta
 from qat.rest import config_of, generation_config_of, unquantized
 from qat.scheme import Scheme
 from qat.tensor_files import TensorFolder, sha256, write_tensors
@@ -42,6 +43,9 @@ MAX_SHARD_SIZE = "5GB"
 GENERATION = "generation_config.json"
 WEIGHT_PARTS = ("weight.codes", "weight.scale", "weight.zero_point")
 INPUT_PARTS = ("input.scale", "input.zero_point")
+KV_PARTS = ("k_scale", "v_scale")
+KV_CACHE = "kv_cache"
+"""Key of the manifest for the names of the attentions that have scales of their own; others have none of it."""
 
 
 @dataclass
@@ -60,6 +64,8 @@ class QuantizedCheckpoint:
         tied: groups of parameter names that are one tensor.
         conv1d: modules that were GPT-2's ``Conv1D``; their codes are [out, in] like those of a Linear.
         generation_config: the model's ``generation_config.json`` (stop tokens); None where it has none.
+        kv_scales: full name of an attention -> scales of its keys and values; empty unless the scheme's ``kv_cache``
+            is static.
     """
 
     weights: Mapping[str, QuantizedWeight]
@@ -70,6 +76,7 @@ class QuantizedCheckpoint:
     tied: list[list[str]] = field(default_factory=list)
     conv1d: list[str] = field(default_factory=list)
     generation_config: dict[str, Any] | None = None
+    kv_scales: Mapping[str, KVScales] = field(default_factory=dict)
 
     @classmethod
     @torch.no_grad()
@@ -97,6 +104,8 @@ class QuantizedCheckpoint:
         prepared = hosts(model)
         if not prepared:
             raise InputError("the model has no fake quantizers: prepare it before freezing")
+        if (scheme.kv_cache is None) != (not kv_caches(model)):
+            raise InputError("the model was prepared with another kv_cache; freeze with its own scheme")
         for name, quantizer in quantizers(model).items():
             check_final(quantizer, name)
         if missing := uncalibrated(model):
@@ -104,16 +113,17 @@ class QuantizedCheckpoint:
         ties = model_ties(model)
         followers = {name for group in ties for name in group[1:]}
         weights = {
-            name: _freeze_host(name, host) for name, host in prepared.items() if f"{name}.weight" not in followers
+            name: freeze_host(name, host) for name, host in prepared.items() if f"{name}.weight" not in followers
         }
         rest = unquantized(model, set(prepared), followers, rest_dtype)
         config, generation = config_of(model, rest_dtype), generation_config_of(model)
-        return cls(weights, rest, scheme, config, task, ties, stored_transposed(model), generation)
+        conv1d, scales = stored_transposed(model), freeze_caches(model)
+        return cls(weights, rest, scheme, config, task, ties, conv1d, generation, scales)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the model at its own widths: codes packed to their bits, scales, zero points and the rest."""
-        total = sum(tensor.nbytes for tensor in self.rest_layout.values())
+        total = sum(tensor.nbytes for tensor in (*self.rest_layout.values(), *self.kv_tensors.values()))
         for entry in self.weights.values():
             layout = entry.layout
             total += layout.scale.nbytes
@@ -128,6 +138,12 @@ class QuantizedCheckpoint:
         if isinstance(self.rest, LazyTensors):
             return {name: tensor.layout for name, tensor in self.rest.rows.items()}
         return {name: tensor.to("meta") for name, tensor in self.rest.items()}
+
+    @property
+    def kv_tensors(self) -> dict[str, Tensor]:
+        """The scales of keys and values by their names in files, which are compressed-tensors' own."""
+        pairs = {name: (scales.key, scales.value) for name, scales in self.kv_scales.items()}
+        return {f"{name}.{KV_PARTS[i]}": tensor for name, pair in pairs.items() for i, tensor in enumerate(pair)}
 
     def rest_blocks(self, name: str) -> Iterator[Tensor]:
         """An unquantized tensor in blocks of rows, which are small where ``rest`` is lazy; one is no block to keep."""
@@ -151,7 +167,7 @@ class QuantizedCheckpoint:
     def _write(self, temporary: Path, tokenizer: Any) -> None:
         if tokenizer is not None:
             save_tokenizer(tokenizer, temporary)
-        layout = dict(self.rest_layout)
+        layout = self.rest_layout | {name: tensor.to("meta") for name, tensor in self.kv_tensors.items()}
         for name, entry in self.weights.items():
             layout |= {full: tensor.to("meta") for full, tensor in _parts(name, entry, entry.layout)}
         write_tensors(temporary, layout, self._tensors(), MAX_SHARD_SIZE)
@@ -170,6 +186,8 @@ class QuantizedCheckpoint:
             "conv1d": self.conv1d,
             "files": files,
         }
+        if self.kv_scales:
+            manifest[KV_CACHE] = list(self.kv_scales)
         manifest[SELF] = digest_of(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
@@ -196,17 +214,22 @@ class QuantizedCheckpoint:
             inputs = (tensors.get(f"{name}.{part}") for part in INPUT_PARTS)
             weights[name] = QuantizedWeight(numbers, scheme, entry["kind"], *inputs)
             parts.update(f"{name}.{part}" for part in WEIGHT_PARTS + INPUT_PARTS)
+        scales = {name: read_kv_scales(tensors, name) for name in manifest.get(KV_CACHE, ())}
+        parts.update(f"{name}.{part}" for name in scales for part in KV_PARTS)
         own = (name for name in tensors if name not in parts)
         rest = LazyTensors({name: Rows(tensors[name].to("meta"), partial(tensors.__getitem__, name)) for name in own})
         config = json.loads((directory / "config.json").read_text())
         generation = json.loads((directory / GENERATION).read_text()) if GENERATION in manifest["files"] else None
         whole, task = Scheme(**manifest["scheme"]), manifest["task"]
-        return cls(weights, rest, whole, config, task, manifest["tied"], manifest["conv1d"], generation)
+        tied, conv1d = manifest["tied"], manifest["conv1d"]
+        return cls(weights, rest, whole, config, task, tied, conv1d, generation, scales)
 
     def _tensors(self) -> Iterator[tuple[str, Iterable[Tensor]]]:
         """Every tensor of the files with its name, in blocks; one module at a time."""
         for name in self.rest:
             yield name, self.rest_blocks(name)
+        for name, tensor in self.kv_tensors.items():
+            yield name, (tensor,)
         for name, entry in self.weights.items():
             for full, tensor in _parts(name, entry, entry.grid):
                 yield full, (tensor,)
@@ -217,42 +240,13 @@ def model_ties(model: nn.Module) -> list[list[str]]:
     return [names for names in tied_groups(model) if "_fake_quantizer." not in names[0]]
 
 
-def finite_grid(name: str, quantizer: FakeQuantizer, weight: Tensor) -> Grid:
-    """The grid that ``quantizer`` rounds ``weight`` to, or some of its rows.
+def read_kv_scales(tensors: TensorFolder, name: str) -> KVScales:
+    """Scales of the keys and values of the attention ``name``, in a checkpoint or an export.
 
     Raises:
-        RunError: a weight or a scale that is not finite; ``name`` is the module's.
+        InputError: one is missing.
     """
-    grid = quantizer.grid(weight)
-    if not _is_finite(weight):
-        raise RunError(f"{name}.weight holds numbers that are not finite; the checkpoint was not written")
-    if not _is_finite(grid.scale):
-        raise RunError(f"{name} has a scale that is not finite; the checkpoint was not written")
-    return grid
-
-
-def kind_of(host: Host) -> str:
-    """``Linear`` or ``Embedding``."""
-    return "Embedding" if isinstance(host, nn.Embedding) else "Linear"
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """A finite sum has finite terms, and is many times faster to compute; an infinite one may have them too."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
-
-
-def _freeze_host(name: str, host: Any) -> QuantizedWeight:
-    grid, kind = finite_grid(name, host.weight_fake_quantizer, host.weight), kind_of(host)
-    inputs = getattr(host, "activation_fake_quantizer", None)
-    if inputs is None or inputs.args.dynamic:
-        return QuantizedWeight(_on_cpu(grid), host.quantization_scheme, kind)
-    scale, zero_point = inputs.scale_and_zero_point(host.weight)
-    zero = None if zero_point is None else zero_point.reshape(1).to(torch.int8).cpu()
-    return QuantizedWeight(_on_cpu(grid), host.quantization_scheme, kind, scale.detach().reshape(1).cpu(), zero)
-
-
-def _on_cpu(grid: Grid) -> Grid:
-    return Grid(grid.codes.cpu(), grid.scale.cpu(), None if grid.zero_point is None else grid.zero_point.cpu())
+    return KVScales(*(tensors.require(f"{name}.{part}") for part in KV_PARTS))
 
 
 def _parts(name: str, entry: QuantizedWeight, grid: Grid) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,9 @@
 A quantized value is ``value = (code - zero_point) * scale``. Codes are signed for every scheme, as in
 compressed-tensors: ``b`` bits give codes in ``[-2**(b-1), 2**(b-1) - 1]``; a symmetric grid has no zero point.
 
+With a *narrow range* the codes are ``[-(2**(b-1) - 1), 2**(b-1) - 1]``, as many below zero as above: 2 bits are then
+ternary, {-1, 0, 1}. The codes are stored as those of the full range are.
+
 Inside, a tensor is seen as ``groups [rows, n_groups, k]``: ``k`` neighbouring numbers share one scale.
 
     strategy   groups of a weight [out, in]     scale as stored
@@ -52,8 +55,13 @@ class Grid:
         return dequantize(groups, scale.reshape(rows, n_groups), zero_point).reshape(self.codes.shape)
 
 
-def qrange(bits: int) -> tuple[int, int]:
+def qrange(bits: int, narrow_range: bool = False) -> tuple[int, int]:
     """Smallest and largest code of ``bits`` bits.
+
+    Args:
+        bits: of a code.
+        narrow_range: leave out the lowest code, so that the range is as wide below zero as above. 2 bits are the
+            ternary weights of TWN (arXiv:1605.04711, section 2).
 
     Raises:
         InputError: bits outside 2..8.
@@ -61,11 +69,13 @@ def qrange(bits: int) -> tuple[int, int]:
     Example:
         >>> qrange(4)
         (-8, 7)
+        >>> qrange(2, narrow_range=True)
+        (-1, 1)
     """
     if not MIN_BITS <= bits <= MAX_BITS:
         raise InputError(f"num_bits is {bits}; allowed are {MIN_BITS} to {MAX_BITS}")
     half: int = 1 << (bits - 1)
-    return -half, half - 1
+    return 1 - half if narrow_range else -half, half - 1
 
 
 def group_count(shape: tuple[int, ...], args: QuantizationArgs) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from torch import nn
 from torchao.quantization.qat import FakeQuantizedEmbedding, FakeQuantizedLinear
 
 from qat.fake_quant import FakeQuantizer
+from qat.fake_quant.kv_cache import ATTRIBUTE, KVCacheFakeQuantizer
 from qat.fake_quant.lsq import LSQFakeQuantizer
 from qat.schedule import PrecisionState
 
@@ -25,6 +26,12 @@ def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantizer)}
 
 
+def kv_caches(model: nn.Module) -> dict[str, KVCacheFakeQuantizer]:
+    """The quantizers of keys and values by full name of their attention, in model order."""
+    named = model.named_modules()
+    return {name.removesuffix(f".{ATTRIBUTE}"): m for name, m in named if isinstance(m, KVCacheFakeQuantizer)}
+
+
 def range_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The learned clip ranges with their names."""
     owners = quantizers(model).items()
@@ -33,7 +40,7 @@ def range_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def uncalibrated(model: nn.Module) -> list[str]:
-    """Static activation quantizers that have no range yet."""
+    """Static activation quantizers, those of keys and values included, that have no range yet."""
     static = [(n, q) for n, q in quantizers(model).items() if isinstance(q, LSQFakeQuantizer) and q.activation]
     return [name for name, quantizer in static if not quantizer.has_range]
 
@@ -58,9 +65,13 @@ def block_count(model: nn.Module) -> int:
 def apply_state(model: nn.Module, state: PrecisionState) -> None:
     """Write ``state`` into the buffers of every fake quantizer.
 
-    Modules outside the blocks (embedding, head) are quantized when every block is.
+    Modules outside the blocks (embedding, head) are quantized when every block is. Keys and values are activations.
     """
     active = state.quantized_blocks(block_count(model))
+    for name, cache in kv_caches(model).items():
+        on = state.activations and (state.blocks >= 1.0 or block_index(name) in active)
+        for rounding in (cache.key, cache.value):
+            rounding.set_precision(rounding.args.num_bits, on, state.mix, state.observe)
     for name, host in hosts(model).items():
         index = block_index(name)
         on = state.blocks >= 1.0 if index is None else index in active

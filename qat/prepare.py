@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from compressed_tensors.quantization import QuantizationScheme
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import nn
 from torchao.core.config import AOBaseConfig
 from torchao.quantization import quantize_
@@ -26,9 +26,10 @@ from torchao.quantization.transform_module import register_quantize_module_handl
 
 from qat.convert import convert_module
 from qat.errors import InputError
-from qat.fake_quant import FakeQuantizeConfig
+from qat.fake_quant import FakeQuantizeConfig, FakeQuantizer
 from qat.fake_quant.base import Layout
 from qat.fake_quant.dynamic import Dynamic
+from qat.fake_quant.kv_cache import attach
 from qat.fake_quant.lsq import LSQ
 from qat.grid import group_count
 from qat.hosts import Host
@@ -51,16 +52,18 @@ class LearnedQATConfig(AOBaseConfig):  # type: ignore[misc]
         fake_quantizer: options of the quantizer of weights and static activations.
         observer: sets the first clip range of the weights.
         scale_format: for a bare ``QuantizationScheme``; a preset or ``Scheme`` brings its own.
+        narrow_range: likewise.
         step: ``prepare`` before training, ``convert`` after it.
 
     Raises:
-        InputError: a scheme of several groups (use :func:`prepare`), an unknown preset or step.
+        InputError: a scheme of several groups or with a KV cache (use :func:`prepare`), an unknown preset or step.
     """
 
     scheme: str | Scheme | QuantizationScheme
     fake_quantizer: FakeQuantizeConfig = field(default_factory=LSQ)
     observer: Observer = field(default_factory=MSE)
     scale_format: str = "bf16"
+    narrow_range: bool = False
     step: Literal["prepare", "convert"] = "prepare"
 
     def __post_init__(self) -> None:
@@ -72,7 +75,9 @@ class LearnedQATConfig(AOBaseConfig):  # type: ignore[misc]
             groups = list(self.scheme.config_groups.values())
             if len(groups) != 1:
                 raise InputError(f"the scheme has {len(groups)} groups; quantize_ takes one, use qat.prepare.prepare")
-            self.scale_format = self.scheme.scale_format
+            if self.scheme.kv_cache is not None:
+                raise InputError("the scheme has a kv_cache, and quantize_ sees no attention; use qat.prepare.prepare")
+            self.scale_format, self.narrow_range = self.scheme.scale_format, self.scheme.narrow_range
             self.scheme = groups[0]
 
 
@@ -84,17 +89,27 @@ def _learned_qat_transform(module: nn.Module, config: LearnedQATConfig) -> nn.Mo
     host = make_host(module)
     weights, inputs = config.scheme.weights, config.scheme.input_activations
     assert weights is not None
-    quantizer = config.fake_quantizer.build(
-        weights, Layout(*group_count(tuple(host.weight.shape), weights)), config.scale_format
-    ).to(host.weight.device)
+    layout = Layout(*group_count(tuple(host.weight.shape), weights), narrow_range=config.narrow_range)
+    quantizer = config.fake_quantizer.build(weights, layout, config.scale_format).to(host.weight.device)
+    if quantizer.narrow_range != config.narrow_range:
+        raise InputError(
+            f"fake_quantizer {type(config.fake_quantizer).__name__} has no narrow range; pick another, such as "
+            "fake_quantizer=lsq, or set scheme.narrow_range=false"
+        )
     quantizer.init_range(config.observer, host.weight)
     host.weight_fake_quantizer = quantizer
     if inputs is not None:
-        options = Dynamic() if inputs.dynamic else config.fake_quantizer
-        layout = Layout(1, 1, activation=True)
-        host.activation_fake_quantizer = options.build(inputs, layout, "fp32").to(host.weight.device)
+        quantizer = activation_quantizer(inputs, config.fake_quantizer)
+        host.activation_fake_quantizer = quantizer.to(host.weight.device)
     host.quantization_scheme = config.scheme
     return host
+
+
+def activation_quantizer(args: QuantizationArgs, options: FakeQuantizeConfig) -> FakeQuantizer:
+    """The fake quantizer of an input activation; ``options`` are of static ones, and of dynamic ones where they have a
+    quantizer for these."""
+    chosen = Dynamic() if args.dynamic and not options.builds_dynamic else options
+    return chosen.build(args, Layout(1, 1, activation=True), "fp32")
 
 
 def make_host(module: nn.Module) -> Host:
@@ -155,11 +170,25 @@ def prepare(
     before = _rows_before(model)
     ties = tied_groups(model)
     for group, names in groups:
-        config = LearnedQATConfig(group, fake_quantizer or LSQ(), observer or MSE(), scheme.scale_format)
+        config = LearnedQATConfig(
+            group, fake_quantizer or LSQ(), observer or MSE(), scheme.scale_format, scheme.narrow_range
+        )
         chosen = set(names)
         quantize_(model, config, filter_fn=lambda _, name: name in chosen)  # noqa: B023 (called at once)
     reasons = _tie_quantizers(model, ties)
-    return _report(model, before, heads, reasons)
+    caches = [] if scheme.kv_cache is None else _round_cache(model, scheme.kv_cache, fake_quantizer or LSQ())
+    return PrepareReport(_rows(model, before, heads, reasons), caches, scheme.kv_cache)
+
+
+def _round_cache(model: nn.Module, args: QuantizationArgs, options: FakeQuantizeConfig) -> list[str]:
+    """Give keys and values their quantizers, of ``options`` where they are static; returns the attentions' names."""
+    chosen, layout = Dynamic() if args.dynamic else options, Layout(1, 1, activation=True)
+
+    def build(name: str) -> tuple[FakeQuantizer, FakeQuantizer]:
+        device = next(model.get_submodule(name).parameters()).device
+        return chosen.build(args, layout, "fp32").to(device), chosen.build(args, layout, "fp32").to(device)
+
+    return attach(model, build)
 
 
 def _tie_quantizers(model: nn.Module, ties: list[list[str]]) -> dict[str, str]:
@@ -206,12 +235,12 @@ def _rows_before(model: nn.Module) -> list[tuple[str, str, int]]:
     return rows
 
 
-def _report(
+def _rows(
     model: nn.Module,
     before: list[tuple[str, str, int]],
     heads: set[str],
     reasons: dict[str, str],
-) -> PrepareReport:
+) -> list[ModuleRow]:
     rows = []
     for name, kind, parameters in before:
         module = model.get_submodule(name)
@@ -220,7 +249,7 @@ def _report(
             rows.append(ModuleRow(name, kind, parameters, module.quantization_scheme, why))
         else:
             rows.append(ModuleRow(name, kind, parameters, None, _why_left(name, kind, heads)))
-    return PrepareReport(rows)
+    return rows
 
 
 def _why_left(name: str, kind: str, heads: set[str]) -> str:

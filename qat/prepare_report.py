@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -31,9 +32,17 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """Coverage of a prepared model."""
+    """Coverage of a prepared model.
+
+    Attributes:
+        rows: every module with parameters.
+        caches: full names of the attentions whose keys and values are rounded.
+        kv_cache: to what; None where they stay float.
+    """
 
     rows: list[ModuleRow]
+    caches: list[str] = field(default_factory=list)
+    kv_cache: QuantizationArgs | None = None
 
     @property
     def quantized(self) -> list[ModuleRow]:
@@ -48,6 +57,7 @@ class PrepareReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, one entry a module."""
+        cache = {} if self.kv_cache is None else {"scheme": _describe_args(self.kv_cache), "attentions": self.caches}
         return {
             "quantized_modules": len(self.quantized),
             "quantized_share": self.quantized_share,
@@ -61,6 +71,7 @@ class PrepareReport:
                 }
                 for row in self.rows
             ],
+            **({"kv_cache": cache} if cache else {}),
         }
 
     def table(self) -> Table:
@@ -73,12 +84,16 @@ class PrepareReport:
         for (name, what, quantized), (count, parameters) in self._joined().items():
             label = f"{name} x{count}" if count > 1 else name
             table.add_row(label, f"{parameters:,}", what, style=None if quantized else "dim")
+        for name, count in Counter(map(_in_any_block, self.caches)).items():
+            assert self.kv_cache is not None
+            label = f"{name} x{count}" if count > 1 else name
+            table.add_row(label, "0", f"keys and values {_describe_args(self.kv_cache)}")
         return table
 
     def _joined(self) -> dict[tuple[str, str, bool], tuple[int, int]]:
         joined: dict[tuple[str, str, bool], tuple[int, int]] = {}
         for row in self.rows:
-            name = ".".join("*" if part.isdigit() else part for part in row.name.split("."))
+            name = _in_any_block(row.name)
             if row.scheme is None and row.kind not in ("Linear", "Embedding"):
                 name = row.kind
             what = f"float: {row.reason}" if row.scheme is None else describe(row.scheme)
@@ -88,6 +103,11 @@ class PrepareReport:
             count, parameters = joined.get(key, (0, 0))
             joined[key] = (count + 1, parameters + row.parameters)
         return joined
+
+
+def _in_any_block(name: str) -> str:
+    """``model.layers.3.mlp`` -> ``model.layers.*.mlp``."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def describe(scheme: QuantizationScheme) -> str:

@@ -137,6 +137,19 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
+class KVScales:
+    """Scales of the static keys and values of one attention, float32 [1] each, symmetric.
+
+    Attributes:
+        key: of the keys.
+        value: of the values.
+    """
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
 class ReadModule:
     """The numbers of one quantized module as an exporter reads them back.
 

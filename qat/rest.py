@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import InputError
+from qat.fake_quant.kv_cache import ATTRIBUTE
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """What the rest can be stored in."""
@@ -43,10 +44,11 @@ def rest_dtypes(
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     weights = {f"{name}.weight" for name in prepared}
     own = tuple(f"{name}.{part}_fake_quantizer." for name in prepared for part in ("weight", "activation"))
+    cache = f".{ATTRIBUTE}."
     return {
         name: dtype if name in parameters else None
         for name in model.state_dict()
-        if name not in weights and name not in followers and not name.startswith(own)
+        if name not in weights and name not in followers and not name.startswith(own) and cache not in name
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch import nn
+from compressed_tensors.quantization import QuantizationArgs
+from torch import Tensor, nn
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
-from qat.fake_quant.base import FakeQuantizeConfig, Layout
+from qat.fake_quant.base import FakeQuantizeConfig, FakeQuantizer, Layout
 from qat.fake_quant.dynamic import Dynamic
 from qat.fake_quant.fixed import Fixed
+from qat.fake_quant.kv_cache import attach
 from qat.hosts import Host
 from qat.models.build import from_config
 from qat.prepare import make_host
@@ -38,6 +42,8 @@ def restore(checkpoint: QuantizedCheckpoint) -> nn.Module:
     for name, entry in checkpoint.weights.items():
         if entry.scheme.input_activations is not None:
             model.set_submodule(name, _with_activation(model.get_submodule(name), entry))
+    if checkpoint.scheme.kv_cache is not None:
+        attach(model, partial(_kv_quantizers, checkpoint))
     if checkpoint.generation_config is not None:
         model.generation_config = type(model.generation_config).from_dict(checkpoint.generation_config)
     return model.eval()
@@ -47,10 +53,26 @@ def _with_activation(module: nn.Module, entry: QuantizedWeight) -> Host:
     host = make_host(module)
     inputs = entry.scheme.input_activations
     assert inputs is not None
-    layout = Layout(1, 1, activation=True)
-    config: FakeQuantizeConfig = Dynamic()
-    if not inputs.dynamic:
-        assert entry.input_scale is not None
-        config = Fixed(entry.input_scale, entry.input_zero_point)
-    host.activation_fake_quantizer = config.build(inputs, layout, "fp32")
+    host.activation_fake_quantizer = _stored(inputs, entry.input_scale, entry.input_zero_point)
     return host.eval()
+
+
+def _kv_quantizers(checkpoint: QuantizedCheckpoint, attention: str) -> tuple[FakeQuantizer, FakeQuantizer]:
+    args, scales = checkpoint.scheme.kv_cache, checkpoint.kv_scales.get(attention)
+    if scales is None:
+        return _stored(args, None), _stored(args, None)
+    return _stored(args, scales.key), _stored(args, scales.value)
+
+
+def _stored(args: QuantizationArgs, scale: Tensor | None, zero_point: Tensor | None = None) -> FakeQuantizer:
+    """The fake quantizer of an activation: with its stored scale, or without one where it is dynamic.
+
+    Raises:
+        InputError: it is static and has none.
+    """
+    config: FakeQuantizeConfig = Dynamic()
+    if not args.dynamic:
+        if scale is None:
+            raise InputError("the checkpoint lacks the scale of a static activation; quantize again")
+        config = Fixed(scale, zero_point)
+    return config.build(args, Layout(1, 1, activation=True), "fp32")

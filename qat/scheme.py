@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy
+from compressed_tensors.quantization import QuantizationScheme, QuantizationStrategy
 from compressed_tensors.utils.match import match_name
-from pydantic import ValidationError
 from torch import nn
 
 from qat import grid
 from qat.errors import InputError, nearest
 from qat.paths import configs_dir
+from qat.scheme_parts import check_inputs, check_weights, parse_group, parse_kv_cache
 
-_WEIGHT_STRATEGIES = ("tensor", "channel", "group")
-_INPUT_STRATEGIES = ("token", "tensor")
+HEAD = "head"
+"""Target that is the output head, whatever a model calls it."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,21 @@ class Scheme:
     Args:
         config_groups: name -> ``QuantizationScheme`` (or the mapping it is made from) with ``targets``, ``weights``,
             ``input_activations``. Targets are class names (``Linear``, ``Embedding``), full module names or ``re:``
-            patterns; the most specific match wins. Class names do not reach the output head: name it to quantize it.
+            patterns; the most specific match wins. Class names do not reach the output head: ``head`` does, whatever
+            the model calls it, as its name does.
         ignore: targets that stay float.
         scale_format: how weight scales are rounded and stored, see :func:`qat.grid.scale_format`.
         group_fallback: ``channel`` gives layers that the group size does not divide one scale a channel; None makes
             such a layer an error.
+        narrow_range: leave out the lowest code of every weight, see :func:`qat.grid.qrange`; with 2 bits the weights
+            are ternary. Of symmetric grids only.
+        kv_cache: ``QuantizationArgs`` (or the mapping it is made from) of the keys and values of every attention with
+            a cache, symmetric: dynamic ``token`` (each token of each head has its own scale) or static ``tensor`` (one
+            calibrated or learned range each for the keys and the values of a layer). None leaves them float.
 
     Raises:
-        InputError: nothing to quantize, bits outside 2..8, or a strategy, type or scale format that is not supported.
+        InputError: nothing to quantize, bits outside 2..8, a strategy, type or scale format that is not supported, or
+            a narrow range of an asymmetric grid.
 
     Example:
         >>> Scheme({"all": {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "channel"}}})
@@ -48,25 +55,40 @@ class Scheme:
     ignore: list[str] = field(default_factory=list)
     scale_format: str = "bf16"
     group_fallback: Literal["channel"] | None = None
+    narrow_range: bool = False
+    kv_cache: Any = None
 
     def __post_init__(self) -> None:
         if not self.config_groups:
             raise InputError("scheme.config_groups is empty, so nothing would be quantized; name at least one group")
-        groups = {name: _parse_group(name, group) for name, group in self.config_groups.items()}
+        groups = {name: parse_group(name, group) for name, group in self.config_groups.items()}
         object.__setattr__(self, "config_groups", groups)
         for name, group in groups.items():
             if group.weights is None:
                 raise InputError(f"scheme group '{name}' has no weights; activations alone are not supported")
-            _check_weights(name, group.weights)
+            check_weights(name, group.weights)
+            if self.narrow_range and not group.weights.symmetric:
+                raise InputError(
+                    f"scheme group '{name}' has asymmetric weights, and narrow_range is of symmetric ones; "
+                    "set symmetric: true or narrow_range: false"
+                )
             grid.scale_format(self.scale_format, group.weights.num_bits, group.weights.symmetric)
             if group.input_activations is not None:
-                _check_inputs(name, group.input_activations)
+                check_inputs(name, group.input_activations)
+        if self.kv_cache is not None:
+            object.__setattr__(self, "kv_cache", parse_kv_cache(self.kv_cache))
 
     @property
     def has_static_activations(self) -> bool:
-        """Whether some input activation needs a calibrated or learned range."""
+        """Whether some input activation, or the KV cache, needs a calibrated or learned range."""
         inputs = (group.input_activations for group in self.config_groups.values())
-        return any(args is not None and not args.dynamic for args in inputs)
+        return any(args is not None and not args.dynamic for args in (*inputs, self.kv_cache))
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether more than weights is rounded: input activations, or keys and values."""
+        inputs = (group.input_activations for group in self.config_groups.values())
+        return any(args is not None for args in (*inputs, self.kv_cache))
 
     @property
     def weight_bits(self) -> int:
@@ -74,14 +96,22 @@ class Scheme:
         return max(int(group.weights.num_bits) for group in self.config_groups.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; ``Scheme(**scheme.to_dict())`` is equal to the scheme."""
+        """Plain JSON types; ``Scheme(**scheme.to_dict())`` is equal to the scheme.
+
+        Options that were added later are there only where they are set: other schemes are written as ever.
+        """
         groups = {name: group.model_dump(mode="json") for name, group in self.config_groups.items()}
-        return {
+        values: dict[str, Any] = {
             "config_groups": groups,
             "ignore": list(self.ignore),
             "scale_format": self.scale_format,
             "group_fallback": self.group_fallback,
         }
+        if self.narrow_range:
+            values["narrow_range"] = True
+        if self.kv_cache is not None:
+            values["kv_cache"] = self.kv_cache.model_dump(mode="json")
+        return values
 
 
 def preset(name: str) -> Scheme:
@@ -108,7 +138,7 @@ def match(scheme: Scheme, model: nn.Module, heads: set[str]) -> dict[str, Quanti
     Args:
         scheme: what to look for.
         model: its ``nn.Linear`` and ``nn.Embedding`` modules are the candidates.
-        heads: full names of output heads, which class-name targets do not reach.
+        heads: full names of output heads, which the target ``head`` reaches and class names do not.
 
     Raises:
         InputError: a target or ``ignore`` entry that matches nothing, an input quantizer for an embedding, or a group
@@ -126,7 +156,7 @@ def match(scheme: Scheme, model: nn.Module, heads: set[str]) -> dict[str, Quanti
     targets = [target for group in scheme.config_groups.values() for target in group.targets]
     for target in [*targets, *scheme.ignore]:
         if target not in used:
-            hint = nearest(target, [*candidates, "Linear", "Embedding"])
+            hint = nearest(target, [*candidates, "Linear", "Embedding", HEAD])
             raise InputError(
                 f"target '{target}' of the scheme matches no Linear or Embedding of {type(model).__name__}{hint}"
             )
@@ -142,7 +172,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _matches(name: str, module: nn.Module, target: str, heads: set[str]) -> bool:
-    if match_name(name, target):
+    if match_name(name, target) or (target == HEAD and name in heads):
         return True
     return name not in heads and any(cls.__name__ == target for cls in type(module).__mro__)
 
@@ -156,7 +186,7 @@ def _find_group(
         for target in group.targets:
             if _matches(name, module, target, heads):
                 used.add(target)
-                rank = 0 if target == name else 1 if target.startswith("re:") else 2
+                rank = 0 if target in (name, HEAD) else 1 if target.startswith("re:") else 2
                 best = min(best, (rank, group), key=lambda pair: pair[0])
     return best[1]
 
@@ -180,39 +210,3 @@ def _fit(
         )
     channel = weights.model_copy(update={"strategy": QuantizationStrategy.CHANNEL.value, "group_size": None})
     return group.model_copy(update={"weights": channel})
-
-
-def _parse_group(name: str, group: QuantizationScheme | Mapping[str, Any]) -> QuantizationScheme:
-    if isinstance(group, QuantizationScheme):
-        return group
-    try:
-        return QuantizationScheme(**group)
-    except (ValidationError, NotImplementedError, ValueError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        where = ".".join(map(str, first["loc"])) if first else ""
-        message = first["msg"] if first else str(error)
-        raise InputError(f"scheme.config_groups.{name}{'.' + where if where else ''}: {message}") from None
-
-
-def _check_weights(name: str, args: QuantizationArgs) -> None:
-    _check_integer(f"scheme group '{name}' weights", args, _WEIGHT_STRATEGIES)
-    if args.dynamic:
-        raise InputError(
-            f"scheme group '{name}' weights: dynamic=true is for activations only; write "
-            f"++scheme.config_groups.{name}.weights.dynamic=false"
-        )
-
-
-def _check_inputs(name: str, args: QuantizationArgs) -> None:
-    _check_integer(f"scheme group '{name}' input_activations", args, _INPUT_STRATEGIES)
-
-
-def _check_integer(what: str, args: QuantizationArgs, strategies: tuple[str, ...]) -> None:
-    if args.type != "int":
-        raise InputError(f"{what}: type is '{args.type}'; only int grids are supported")
-    if args.strategy not in strategies:
-        raise InputError(f"{what}: strategy is '{args.strategy}'; allowed are {', '.join(strategies)}")
-    try:
-        grid.qrange(args.num_bits)
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qat.checkpoint import QuantizedCheckpoint
 from qat.evaluate.forward import Forward, evaluating, outputs
 from qat.grid import Grid
-from qat.quantized import QuantizedWeight, ReadModule
+from qat.quantized import KVScales, QuantizedWeight, ReadModule
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Parity:
         tensors: quantized tensors of the checkpoint.
         mismatched_codes: integers that differ; of a format without integers, values that do.
         mismatched_zero_points: zero points of weights and static activations that differ.
-        mismatched_scales: scales of both that differ in their bits; all of a tensor's where the dtype differs.
+        mismatched_scales: scales of both, and of static keys and values, that differ in their bits; all of a tensor's
+            where the dtype differs.
         missing: modules that the export lacks; every number of theirs counts as mismatched.
         unexpected: modules that only the export has; every number of theirs counts too.
     """
@@ -47,27 +48,39 @@ class Parity:
         )
 
 
-def parity(checkpoint: QuantizedCheckpoint, read: Mapping[str, ReadModule], activations: bool = True) -> Parity:
+def parity(
+    checkpoint: QuantizedCheckpoint,
+    read: Mapping[str, ReadModule],
+    activations: bool = True,
+    caches: Mapping[str, KVScales] | None = None,
+) -> Parity:
     """Compare the modules of ``checkpoint`` with those that an exporter re-read, by name.
 
     Args:
         checkpoint: what was frozen.
         read: what :meth:`~qat.export.base.Exporter.read` returned.
         activations: False for a format that holds weights only.
+        caches: what :meth:`~qat.export.base.Exporter.read_kv_cache` returned; compared where activations are.
     """
+    found = caches or {}
     wanted = checkpoint.weights
     totals = dict.fromkeys(("codes", "zero_point", "scale"), 0)
     for name in sorted(wanted.keys() | read.keys()):
         a, b = _numbers(wanted, read, name, activations)
         for part in a.keys() | b.keys():
             totals[part.removeprefix("input_")] += differing(a.get(part), b.get(part))
+    kept = checkpoint.kv_scales if activations else {}
+    for name in kept.keys() | found.keys():
+        ours, theirs = kept.get(name), found.get(name)
+        for part in ("key", "value"):
+            totals["scale"] += differing(getattr(ours, part, None), getattr(theirs, part, None))
     return Parity(
         tensors=len(wanted),
         mismatched_codes=totals["codes"],
         mismatched_zero_points=totals["zero_point"],
         mismatched_scales=totals["scale"],
-        missing=tuple(sorted(wanted.keys() - read.keys())),
-        unexpected=tuple(sorted(read.keys() - wanted.keys())),
+        missing=tuple(sorted((wanted.keys() - read.keys()) | (kept.keys() - found.keys()))),
+        unexpected=tuple(sorted((read.keys() - wanted.keys()) | (found.keys() - kept.keys()))),
     )
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import DiskFull, InputError, is_disk_full
 from qat.paths import new_folder
-from qat.quantized import ReadModule
+from qat.quantized import KVScales, ReadModule
 
 SIDE_FILES = (
     "tokenizer.json",
@@ -78,6 +78,10 @@ class Exporter(ABC):
     def read(self, directory: Path) -> Mapping[str, ReadModule]:
         """Read the numbers of every quantized module back from the files, by full module name."""
 
+    def read_kv_cache(self, directory: Path) -> Mapping[str, KVScales]:
+        """Read the scales of static keys and values back, by full name of their attention; a format may hold none."""
+        return {}
+
     def write(
         self,
         checkpoint: QuantizedCheckpoint,
@@ -120,6 +124,16 @@ class Exporter(ABC):
         weights = self.weight_bytes(checkpoint)
         tokenizer = [] if tokenizer_dir is None else _side_files(Path(tokenizer_dir))
         return weights + sum(path.stat().st_size for path in tokenizer) + weights // 100 + _SMALL_FILES
+
+
+def refuse_kv_cache(checkpoint: QuantizedCheckpoint, name: str, reason: str) -> None:
+    """Return if nothing is to be said of keys and values: for a format that has no words for them.
+
+    Raises:
+        InputError: the scheme rounds them.
+    """
+    if checkpoint.scheme.kv_cache is not None:
+        raise InputError(f"{name} cannot hold how keys and values are rounded (scheme.kv_cache): {reason}")
 
 
 def _no_space(needed: int, directory: Path) -> str:

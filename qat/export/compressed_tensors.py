@@ -12,38 +12,56 @@ What transformers 5.23 with compressed-tensors 0.20 makes of the files (measured
   ``from_pretrained`` works; the values are computed in the dtype of the scales;
 - packed zero points in one of several groups: it cannot load them. The file is still a valid one, which
   compressed-tensors itself reads;
-- quantized embeddings beside another scheme: refused here, since no engine is known to take them.
+- quantized embeddings beside another scheme: refused here, since no engine is known to take them;
+- ``kv_cache_scheme``: keys and values are rounded as in training, bit for bit, where nothing is dequantized while
+  loading. Beside what needs that it would be ignored in silence, and is refused here. vLLM 0.32 takes FP8 only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from compressed_tensors.quantization import QuantizationConfig
 from torch import Tensor
 
-from qat.checkpoint import QuantizedCheckpoint
+from qat.checkpoint import KV_PARTS, QuantizedCheckpoint, read_kv_scales
 from qat.errors import InputError, RunError
-from qat.export.ct_config import group_of, packs_zero_points, parse_config, quantization_config
+from qat.export.ct_config import group_of, kv_cache_scheme, packs_zero_points, parse_config, quantization_config
 from qat.export.ct_tensors import compress, decompress, pieces, required, to_grid, unpackable
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
 from qat.grid import Grid
-from qat.quantized import Lazy, QuantizedWeight, ReadModule
+from qat.quantized import KVScales, Lazy, QuantizedWeight, ReadModule
 from qat.tensor_files import TensorFolder
 
 
 @dataclass(frozen=True)
 class CompressedTensorsExporter(FolderExporter):
-    """``pack-quantized`` and ``int-quantized`` files with config and tokenizer beside them."""
+    """``pack-quantized`` and ``int-quantized`` files with config and tokenizer beside them.
+
+    Args:
+        kv_cache: ``scheme`` writes rounded keys and values as ``kv_cache_scheme``; ``engine`` says nothing of them and
+            leaves it to an engine that is told otherwise (vLLM on a GPU: ``--kv-cache-dtype int8_per_token_head``).
+
+    Raises:
+        InputError: an option with another value.
+    """
+
+    kv_cache: Literal["scheme", "engine"] = "scheme"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_cache not in ("scheme", "engine"):
+            raise InputError(f"compressed_tensors: kv_cache '{self.kv_cache}' is not one of scheme, engine")
 
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """See the base class and the list at the top of this file."""
+        checkpoint = self._written(checkpoint)
         if checkpoint.conv1d:
             raise InputError(
                 f"compressed_tensors cannot hold {checkpoint.conv1d[0]}: transformers builds it as Conv1D, "
@@ -61,14 +79,39 @@ class CompressedTensorsExporter(FolderExporter):
                 "weight-only scheme, since no engine loads other mixes; leave the embedding float or give "
                 "every module one scheme"
             )
+        if kv_cache_scheme(checkpoint) is not None and _config_entry(checkpoint).get("dequantize"):
+            raise InputError(
+                "compressed_tensors cannot hold a kv_cache beside packed zero points or a quantized embedding: "
+                "transformers dequantizes those while loading, and then ignores kv_cache_scheme; make the weights "
+                "symmetric and leave embeddings float"
+            )
 
     def config(self, checkpoint: QuantizedCheckpoint) -> dict[str, Any]:
         """The model's own, with a ``quantization_config``."""
-        return {**checkpoint.config, CONFIG_KEY: _config_entry(checkpoint)}
+        return {**checkpoint.config, CONFIG_KEY: _config_entry(self._written(checkpoint))}
 
     def module_tensors(self, checkpoint: QuantizedCheckpoint, name: str, entry: QuantizedWeight) -> dict[str, Tensor]:
         """See :func:`qat.export.ct_tensors.compress`."""
         return {f"{name}.{local}": tensor for local, tensor in compress(entry).items()}
+
+    def cache_tensors(self, checkpoint: QuantizedCheckpoint) -> Mapping[str, Tensor]:
+        """``k_scale`` and ``v_scale`` of every attention."""
+        return checkpoint.kv_tensors
+
+    def _written(self, checkpoint: QuantizedCheckpoint) -> QuantizedCheckpoint:
+        """What the files say: nothing of keys and values that are left to the engine.
+
+        Raises:
+            InputError: those have learned scales, which no engine would know then.
+        """
+        if self.kv_cache == "scheme" or checkpoint.scheme.kv_cache is None:
+            return checkpoint
+        if not checkpoint.scheme.kv_cache.dynamic:
+            raise InputError(
+                "export.compressed_tensors.kv_cache=engine leaves out the scales of keys and values, and these were "
+                "calibrated or learned; quantize with a dynamic scheme.kv_cache, or set it to scheme"
+            )
+        return replace(checkpoint, scheme=replace(checkpoint.scheme, kv_cache=None))
 
     def read(self, directory: Path) -> Mapping[str, ReadModule]:
         """Every module as compressed-tensors' own code reads it.
@@ -79,6 +122,17 @@ class CompressedTensorsExporter(FolderExporter):
         """
         config, modules, _ = read_modules(Path(directory))
         return Lazy({name: partial(_read_module, config, name, local) for name, local in modules.items()})
+
+    def read_kv_cache(self, directory: Path) -> Mapping[str, KVScales]:
+        """See the base class.
+
+        Raises:
+            InputError: a file that is missing or damaged, or one of two scales that is missing.
+        """
+        tensors = TensorFolder(Path(directory))
+        ends = tuple(f".{part}" for part in KV_PARTS)
+        names = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.endswith(ends))
+        return {name: read_kv_scales(tensors, name) for name in names}
 
 
 def read_modules(

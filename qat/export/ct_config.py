@@ -12,11 +12,13 @@ from typing import Any
 from compressed_tensors.compressors.format import infer_module_format
 from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import (
+    QuantizationArgs,
     QuantizationConfig,
     QuantizationScheme,
     QuantizationStatus,
     QuantizationStrategy,
 )
+from compressed_tensors.utils import get_head_dim
 from compressed_tensors.utils.match import match_name
 from pydantic import ValidationError
 from torch import nn
@@ -24,7 +26,9 @@ from torch import nn
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
 from qat.export.folder import CONFIG_KEY, unquantized_modules
+from qat.models.build import config_from_dict
 from qat.quantized import QuantizedWeight
+from qat.scheme import HEAD
 
 
 def module_scheme(entry: QuantizedWeight) -> QuantizationScheme:
@@ -47,7 +51,7 @@ def quantization_config(checkpoint: QuantizedCheckpoint) -> QuantizationConfig:
             groups.append((scheme, [name]))
         else:
             known.append(name)
-    by_class = len(groups) == 1 and not _has_tied_weight(checkpoint)
+    by_class = len(groups) == 1 and not _has_tied_weight(checkpoint) and HEAD not in _written_targets(checkpoint)
     formats = {scheme.format for scheme, _ in groups}
     return QuantizationConfig(
         config_groups={
@@ -55,9 +59,31 @@ def quantization_config(checkpoint: QuantizedCheckpoint) -> QuantizationConfig:
             for index, (scheme, names) in enumerate(groups)
         },
         format=formats.pop() if len(formats) == 1 else CompressionFormat.mixed_precision,
+        kv_cache_scheme=kv_cache_scheme(checkpoint),
         quantization_status=QuantizationStatus.COMPRESSED,
         ignore=unquantized_modules(checkpoint),
     )
+
+
+def kv_cache_scheme(checkpoint: QuantizedCheckpoint) -> QuantizationArgs | None:
+    """How compressed-tensors must be told to round keys and values as they were in training.
+
+    Its dynamic ``token`` takes one scale for all tokens that a cache is given at once, so that a token depends on later
+    ones. What has a scale a token and head in its words is a ``group`` as long as a head.
+
+    Raises:
+        InputError: keys and values of a dynamic cache have different sizes (latent attention), so no group fits both.
+    """
+    args = checkpoint.scheme.kv_cache
+    if args is None or not args.dynamic:
+        return args
+    if checkpoint.config.get("kv_lora_rank"):
+        raise InputError(
+            "latent attention has keys and values of two sizes, and a kv_cache_scheme of tokens has one; set "
+            "scheme.kv_cache.strategy=tensor and scheme.kv_cache.dynamic=false"
+        )
+    size = get_head_dim(config_from_dict(checkpoint.config).get_text_config(decoder=True))
+    return QuantizationArgs(num_bits=args.num_bits, strategy="group", group_size=size, dynamic=True)
 
 
 def parse_config(model_config: dict[str, Any]) -> QuantizationConfig:

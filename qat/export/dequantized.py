@@ -6,7 +6,7 @@ bit, what was trained. A code of m magnitude bits times a scale of n significand
 such scales. Every tensor is proven while it is written: value -> 16 bits -> float32 has the same bits, or nothing is
 written.
 
-A twin holds no rounding of input activations: one of a W8A8 model is exact in its weights only.
+A twin holds no rounding of input activations, keys or values: one of a W8A8 model is exact in its weights only.
 """
 
 from __future__ import annotations

@@ -69,6 +69,10 @@ class FolderExporter(Exporter):
         """
         return tensor
 
+    def cache_tensors(self, checkpoint: QuantizedCheckpoint) -> Mapping[str, Tensor]:
+        """Scales of static keys and values as the files hold them; none, unless a format says otherwise."""
+        return {}
+
     def metadata(self, checkpoint: QuantizedCheckpoint) -> Mapping[str, str]:
         """What the header of every safetensors file says besides its tensors."""
         return HEADER
@@ -87,6 +91,8 @@ class FolderExporter(Exporter):
     def _layout(self, checkpoint: QuantizedCheckpoint) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in checkpoint.rest_layout.items():
             yield name, self.rest_tensor(checkpoint, name, tensor)
+        for name, tensor in self.cache_tensors(checkpoint).items():
+            yield name, tensor.to("meta")
         for name, entry in checkpoint.weights.items():
             for full, tensor in self.module_tensors(checkpoint, name, entry.without_numbers()).items():
                 yield full, tensor.to("meta")
@@ -96,6 +102,8 @@ class FolderExporter(Exporter):
         for name in checkpoint.rest:
             blocks = (checkpoint.rest[name],) if name in whole else checkpoint.rest_blocks(name)
             yield name, map(partial(self.rest_tensor, checkpoint, name), blocks)
+        for name, tensor in self.cache_tensors(checkpoint).items():
+            yield name, (tensor,)
         for name, entry in checkpoint.weights.items():
             yield from self.module_blocks(checkpoint, name, entry)
 

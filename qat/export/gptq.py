@@ -21,6 +21,7 @@ from torch import Tensor
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
+from qat.export.base import refuse_kv_cache
 from qat.export.exactness import SIGNIFICAND_BITS, is_exact, name_misfits
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config
 from qat.export.gptq_tensors import BITS, WORD, implied, pack, unpack
@@ -38,6 +39,7 @@ class GptqExporter(FolderExporter):
 
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """One weight-only scheme of 2, 3, 4 or 8 bits, group or channel, for linear layers of multiples of 32."""
+        refuse_kv_cache(checkpoint, "gptq", "it holds weights only")
         first_name, first = next(iter(checkpoint.weights.items()))
         tied = {name for group in checkpoint.tied for name in group}
         for name, entry in checkpoint.weights.items():

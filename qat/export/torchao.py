@@ -7,6 +7,7 @@ symmetric channel weights, INT8 input, dynamic symmetric a token  Int8Tensor, an
 Not held, with what is missing:
 
 - static input activations: torchao's Int8Tensor has a place for the scale, transformers 5.23 does not read it back;
+- rounded keys and values: torchao's tensors are weights;
 - other pairs of weights and activations: torchao multiplies integers for channel weights only, and its tensor for
   grouped weights rounds inputs asymmetrically.
 
@@ -39,6 +40,7 @@ from torchao.quantization.quant_primitives import MappingType
 from qat.checkpoint import QuantizedCheckpoint
 from qat.convert import int8_tensor, intx_tensor
 from qat.errors import InputError, RunError
+from qat.export.base import refuse_kv_cache
 from qat.export.folder import CONFIG_KEY, FolderExporter, read_config, unquantized_modules
 from qat.grid import Grid
 from qat.quantized import Lazy, QuantizedWeight, ReadModule
@@ -54,6 +56,7 @@ class TorchaoExporter(FolderExporter):
 
     def takes(self, checkpoint: QuantizedCheckpoint) -> None:
         """See the base class and the list at the top of this file."""
+        refuse_kv_cache(checkpoint, "torchao", "its tensors are weights, and its config says nothing of a cache")
         for name, entry in checkpoint.weights.items():
             if name in checkpoint.conv1d:
                 raise InputError(

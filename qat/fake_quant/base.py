@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -19,15 +20,29 @@ from qat.observers import GridSpec, Observer
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape ``[rows, n_groups]`` of the scales of the tensor that a quantizer is for; whether it is an activation."""
+    """What a quantizer is for.
+
+    Attributes:
+        rows: of the scales, ``[rows, n_groups]``.
+        n_groups: see ``rows``.
+        activation: whether it is an activation.
+        narrow_range: whether the lowest code is left out, see :func:`qat.grid.qrange`.
+    """
 
     rows: int
     n_groups: int
     activation: bool = False
+    narrow_range: bool = False
 
 
 class FakeQuantizeConfig(FakeQuantizeConfigBase):  # type: ignore[misc]
-    """Options of a fake quantizer, and how to build one; ``configs/fake_quantizer/*.yaml`` point here."""
+    """Options of a fake quantizer, and how to build one; ``configs/fake_quantizer/*.yaml`` point here.
+
+    Attributes:
+        builds_dynamic: whether it has a quantizer of its own for dynamic activations; others share one.
+    """
+
+    builds_dynamic: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, args: QuantizationArgs, layout: Layout, scale_format: str) -> FakeQuantizer:
@@ -45,6 +60,7 @@ class FakeQuantizer(FakeQuantizerBase, ABC):  # type: ignore[misc]
         config: the options it was built from.
         args: bits, symmetry and strategy of the tensor.
         scale_format: see :func:`qat.grid.scale_format`.
+        narrow_range: see :class:`Layout`; whatever bits a schedule sets, it stays.
     """
 
     qmin: Tensor
@@ -53,12 +69,15 @@ class FakeQuantizer(FakeQuantizerBase, ABC):  # type: ignore[misc]
     mix: Tensor
     observe: Tensor
 
-    def __init__(self, config: FakeQuantizeConfig, args: QuantizationArgs, scale_format: str) -> None:
+    def __init__(
+        self, config: FakeQuantizeConfig, args: QuantizationArgs, scale_format: str, narrow_range: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.args = args
         self.scale_format = grid.scale_format(scale_format, args.num_bits, args.symmetric)
-        qmin, qmax = grid.qrange(args.num_bits)
+        self.narrow_range = narrow_range
+        qmin, qmax = grid.qrange(args.num_bits, narrow_range)
         start = {"qmin": qmin, "qmax": qmax, "enabled": 1, "mix": 1, "observe": 0}
         for name, value in start.items():
             self.register_buffer(name, torch.tensor(float(value)), persistent=False)
@@ -67,19 +86,20 @@ class FakeQuantizer(FakeQuantizerBase, ABC):  # type: ignore[misc]
         """The class and its grid, e.g. ``LSQFakeQuantizer(4 bits, group 32, symmetric, bf16 scales)``."""
         size = f" {self.args.group_size}" if self.args.group_size else ""
         symmetry = "symmetric" if self.args.symmetric else "asymmetric"
+        narrow = ", narrow range" if self.narrow_range else ""
         return (
-            f"{type(self).__name__}({self.args.num_bits} bits, {self.args.strategy}{size}, {symmetry}, "
+            f"{type(self).__name__}({self.args.num_bits} bits, {self.args.strategy}{size}, {symmetry}{narrow}, "
             f"{self.scale_format.name} scales)"
         )
 
     @property
     def spec(self) -> GridSpec:
         """What an observer must know of this grid."""
-        return GridSpec(self.args.num_bits, self.args.symmetric, self.scale_format)
+        return GridSpec(self.args.num_bits, self.args.symmetric, self.scale_format, self.narrow_range)
 
     def set_precision(self, bits: int, enabled: bool, mix: float, observe: bool) -> None:
         """Write one :class:`~qat.schedule.PrecisionState` into the buffers, in place."""
-        qmin, qmax = grid.qrange(bits)
+        qmin, qmax = grid.qrange(bits, self.narrow_range)
         self.qmin.fill_(qmin)
         self.qmax.fill_(qmax)
         self.enabled.fill_(float(enabled))

@@ -44,7 +44,7 @@ class LSQFakeQuantizer(FakeQuantizer):
     """
 
     def __init__(self, config: LSQ, args: QuantizationArgs, layout: Layout, scale_format: str) -> None:
-        super().__init__(config, args, scale_format)
+        super().__init__(config, args, scale_format, layout.narrow_range)
         self.gradient_scale = config.gradient_scale
         self.activation = layout.activation
         for name in ("limit",) if args.symmetric else ("lower", "upper"):

@@ -22,7 +22,7 @@ class MinMax(FakeQuantizeConfig):
         """See :meth:`FakeQuantizeConfig.build`; a static activation keeps its calibrated range."""
         if layout.activation:
             return LSQFakeQuantizer(LSQ(learn=False), args, layout, scale_format)
-        return MinMaxFakeQuantizer(self, args, scale_format)
+        return MinMaxFakeQuantizer(self, args, scale_format, layout.narrow_range)
 
 
 class MinMaxFakeQuantizer(FakeQuantizer):

@@ -20,15 +20,18 @@ class GridSpec:
         bits: bits of a code.
         symmetric: whether the range is ``[-limit, limit]``.
         scale_format: how the scale will be rounded.
+        narrow_range: whether the lowest code is left out, see :func:`qat.grid.qrange`.
     """
 
     bits: int
     symmetric: bool
     scale_format: ScaleFormat
+    narrow_range: bool = False
 
     def round_trip(self, groups: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Quantize and dequantize ``groups`` [rows, n_groups, k] with the range [rows, n_groups]."""
-        qmin, qmax = (torch.tensor(float(q), device=groups.device) for q in grid.qrange(self.bits))
+        ends = grid.qrange(self.bits, self.narrow_range)
+        qmin, qmax = (torch.tensor(float(q), device=groups.device) for q in ends)
         if self.symmetric:
             scale, zero_point = grid.symmetric_scale(upper, qmax, self.scale_format), None
         else:

@@ -69,7 +69,8 @@ def test_a_format_holds_a_scheme_exactly_or_says_which_format_does(
         except InputError as error:
             refusal = str(error)
         if refusal is None:
-            found = parity(checkpoint, exporter.read(tmp_path / "export"), exporter.holds_activations)
+            caches = exporter.read_kv_cache(tmp_path / "export")
+            found = parity(checkpoint, exporter.read(tmp_path / "export"), exporter.holds_activations, caches)
             assert found == Parity(len(checkpoint.weights), 0, 0, 0)
             assert folder_bytes(tmp_path / "export") <= exporter.bytes_needed(checkpoint, folder)
             return

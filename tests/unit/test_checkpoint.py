@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError, RunError
-from qat.hosts import apply_state, hosts
+from qat.hosts import apply_state, hosts, kv_caches
 from qat.manifest import digest_of, verify
 from qat.models import conv1d, tiny_llama
 from qat.models.tokenizer import load_tokenizer
@@ -40,7 +41,13 @@ def frozen(model, scheme: Scheme, tokens: torch.Tensor) -> QuantizedCheckpoint:
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("name", ["w4a16_g32", "w8a8", "w8a8_static", "w4a8_g32", "w2a16_g32_asym", "mixed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "w4a16_g32", "w8a8", "w8a8_static", "w4a8_g32", "w2a16_g32_asym", "mixed", "w2a16_g32_ternary",
+        "w4a16_g32_head8", "w4a8_static_channel", "w8a8_kv8", "w8a8_static_kv8",
+    ],
+)  # fmt: skip
 def test_what_is_frozen_is_what_was_trained(llama, tokens: torch.Tensor, tmp_path: Path, name: str, tie: bool) -> None:
     model, scheme = llama(tie), MIXED if name == "mixed" else preset(name)
     checkpoint = frozen(model, scheme, tokens)
@@ -78,6 +85,28 @@ def test_the_rest_is_rounded_once(llama, tokens: torch.Tensor, tmp_path: Path, d
     restored = restore(QuantizedCheckpoint.load(tmp_path / "quantized"))
     assert torch.equal(restored(tokens).logits, model(tokens).logits)
     assert {parameter.dtype for parameter in restored.parameters()} == {torch.float32}
+
+
+def test_scales_of_keys_and_values_are_kept(llama, tokens: torch.Tensor, tmp_path: Path) -> None:
+    model, scheme = llama(), preset("w8a8_static_kv8")
+    checkpoint = frozen(model, scheme, tokens)
+    checkpoint.save(tmp_path / "quantized")
+    loaded = QuantizedCheckpoint.load(tmp_path / "quantized")
+    assert [*loaded.kv_scales] == [*kv_caches(model)] == [f"model.layers.{index}.self_attn" for index in range(2)]
+    for name, cache in kv_caches(model).items():
+        for quantizer, scale in ((cache.key, loaded.kv_scales[name].key), (cache.value, loaded.kv_scales[name].value)):
+            assert torch.equal(scale, (quantizer.limit / 127).reshape(1)) and scale.dtype == torch.float32
+    assert {"model.layers.0.self_attn.k_scale", "model.layers.1.self_attn.v_scale"} <= loaded.kv_tensors.keys()
+    assert not any("kv_fake_quantizer" in name or name in loaded.kv_tensors for name in loaded.rest)
+    assert (
+        loaded.nbytes
+        == checkpoint.nbytes
+        == sum(t.nbytes for t in checkpoint.kv_tensors.values()) + replace(checkpoint, kv_scales={}).nbytes
+    )
+    with pytest.raises(InputError, match="lacks the scale of a static activation"):
+        restore(replace(loaded, kv_scales={}))
+    with pytest.raises(InputError, match="was prepared with another kv_cache"):
+        QuantizedCheckpoint.freeze(model, preset("w8a8_static"))
 
 
 def test_stop_tokens_are_kept(llama, tokens: torch.Tensor, tmp_path: Path) -> None:

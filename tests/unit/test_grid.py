@@ -66,6 +66,10 @@ def test_qrange_by_hand() -> None:
     assert [grid.qrange(bits) for bits in (2, 3, 4, 8)] == [(-2, 1), (-4, 3), (-8, 7), (-128, 127)]
 
 
+def test_a_narrow_range_is_as_wide_below_zero_as_above() -> None:
+    assert [grid.qrange(bits, narrow_range=True) for bits in (2, 3, 4, 8)] == [(-1, 1), (-3, 3), (-7, 7), (-127, 127)]
+
+
 def test_group_counts_and_views() -> None:
     weight = torch.arange(4 * 16.0).reshape(4, 16)
     for strategy, expected in {"tensor": (1, 1, 64), "channel": (4, 1, 16), "group": (4, 2, 8)}.items():

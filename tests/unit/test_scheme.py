@@ -124,3 +124,68 @@ def test_unknown_preset_names_the_nearest() -> None:
 def test_static_activations_are_noticed() -> None:
     assert preset("w8a8_static").has_static_activations
     assert not preset("w8a8").has_static_activations
+
+
+class Untidy(nn.Module):
+    """A head and an embedding by other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(10, 16)
+        self.up = nn.Linear(16, 32)
+        self.score = nn.Linear(16, 10)
+
+
+@pytest.mark.parametrize("name", ["w4a16_g32_head8", "w4a16_g32_head4"])
+def test_head_is_the_output_head_whatever_its_name(name: str) -> None:
+    scheme = preset(name)
+    groups = {**scheme.config_groups}
+    scheme = Scheme(groups, group_fallback="channel")
+    bits = {module: found.weights.num_bits for module, found in match(scheme, Untidy(), {"score"}).items()}
+    ends = int(name[-1])
+    assert bits == {"wte": ends, "up": 4, "score": ends}
+    with pytest.raises(InputError, match="target 'head' of the scheme matches no Linear or Embedding of Untidy"):
+        match(scheme, Untidy(), set())
+
+
+def test_the_head_can_be_ignored_and_comes_before_patterns() -> None:
+    scheme = Scheme({"a": group("re:.*"), "b": group("head", num_bits=8)})
+    assert match(scheme, Untidy(), {"score"})["score"].weights.num_bits == 8
+    assert "score" not in match(Scheme({"a": group("re:.*")}, ignore=["head"]), Untidy(), {"score"})
+
+
+def test_a_narrow_range_is_of_symmetric_weights() -> None:
+    assert preset("w2a16_g32_ternary").narrow_range and not preset("w2a16_g32").narrow_range
+    with pytest.raises(InputError, match="group 'a' has asymmetric weights, and narrow_range is of symmetric ones"):
+        Scheme({"a": group("Linear", symmetric=False)}, narrow_range=True)
+
+
+DYNAMIC, STATIC = {"strategy": "token", "dynamic": True}, {"strategy": "tensor", "dynamic": False}
+
+
+def test_a_kv_cache_is_an_activation() -> None:
+    dynamic, static = (Scheme({"a": group("Linear")}, kv_cache=args) for args in (DYNAMIC, STATIC))
+    assert static.has_static_activations and not dynamic.has_static_activations
+    assert dynamic.kv_cache.num_bits == static.kv_cache.num_bits == 8
+    assert Scheme(**static.to_dict()) == static != dynamic
+    assert Scheme({"a": group("Linear")}).to_dict().keys() == {
+        "config_groups", "ignore", "scale_format", "group_fallback",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kv_cache", "message"),
+    [
+        ("int8", "scheme.kv_cache is 'int8'; give it num_bits, strategy and dynamic, or null"),
+        ({"strategy": "token"}, "scheme.kv_cache: .*static token"),
+        ({"strategy": "tensor", "dynamic": True}, "strategy 'tensor' with dynamic: true; allowed are"),
+        (DYNAMIC | {"symmetric": False}, "symmetric is false; no engine has zero points in its cache"),
+        (DYNAMIC | {"type": "float"}, "scheme.kv_cache: type is 'float'; only int grids"),
+        ({"strategy": "attn_head"}, "strategy is 'attn_head'; allowed are token, tensor"),
+        (DYNAMIC | {"num_bits": 9}, "scheme.kv_cache: num_bits is 9; allowed are 2 to 8"),
+        (DYNAMIC | {"bits": 8}, "scheme.kv_cache.bits: Extra inputs are not permitted"),
+    ],
+)
+def test_a_bad_kv_cache_is_refused(kv_cache: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Scheme({"a": group("Linear")}, kv_cache=kv_cache)

@@ -79,6 +79,14 @@ def bits(rule: Rule, subject: Subject) -> Check:
     return rule.passed(", ".join(found))
 
 
+@rule("sagemaker.2.kv_cache", "kv_cache_scheme", "none, or FP8: vLLM stops at another", sources.VLLM)
+def kv_cache(rule: Rule, subject: Subject) -> Check:
+    scheme = subject.quantization.get("kv_cache_scheme") or {}
+    found = f"{scheme.get('type')}, {scheme.get('num_bits')} bits" if scheme else "none"
+    taken = not scheme or (scheme.get("type"), scheme.get("num_bits")) == ("float", 8)
+    return rule.unless("" if taken else found, "export with export.compressed_tensors.kv_cache=engine", found)
+
+
 @rule("sagemaker.3.engine", "serving.properties", "engine=Python and vLLM, by async_mode or rolling_batch", sources.LMI)
 def engine(rule: Rule, subject: Subject) -> Check:
     held = serving.read(subject.folder / serving.FILE)
@@ -153,6 +161,7 @@ RULES: tuple[Callable[[Subject], Check], ...] = (
     pickles,
     quantization_format,
     bits,
+    kv_cache,
     engine,
     model_id,
     quantize,

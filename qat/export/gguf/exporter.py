@@ -21,7 +21,7 @@ from gguf import GGML_QUANT_VERSION, MODEL_ARCH_NAMES, GGUFWriter, LlamaFileType
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.errors import InputError
-from qat.export.base import Exporter
+from qat.export.base import Exporter, refuse_kv_cache
 from qat.export.gguf.blocks import BLOCK, block_bits, fp16_scales, packed_bytes
 from qat.export.gguf.model import add_metadata
 from qat.export.gguf.modules import MODULES_KEY, module_table, read_modules
@@ -44,8 +44,8 @@ class GgufExporter(Exporter):
     Args:
         rest: ``f16``: unquantized matrices in the smallest of F16, BF16 and F32 that is exact; ``f32``: all in F32,
             larger, and llama.cpp rounds no input of theirs.
-        activations: ``refuse`` a scheme with quantized activations, or leave their rounding to the ``engine``, which
-            is finer (INT8 in blocks of 32) than any trained one but not the trained one.
+        activations: ``refuse`` a scheme with quantized activations or a rounded cache, or leave their rounding to the
+            ``engine``, which is finer (INT8 in blocks of 32) than any trained one but not the trained one.
         tokenizer: False writes a file that takes and gives token ids only.
         pre: llama.cpp's name of the pre-tokenizer; None finds it by the tokenizer's patterns.
 
@@ -69,6 +69,13 @@ class GgufExporter(Exporter):
         """See the base class: the architecture, the grids and every tensor's place are checked."""
         if checkpoint.task != "causal_lm":
             raise InputError(f"gguf holds causal language models, and this is a {checkpoint.task}")
+        if self.activations == "refuse":
+            refuse_kv_cache(
+                checkpoint,
+                "gguf",
+                "llama.cpp rounds its cache by itself, when told to (--cache-type-k q8_0, blocks of 32); accept the "
+                "engine's rounding with export.gguf.activations=engine",
+            )
         names = Names(checkpoint.config)
         for name, entry in checkpoint.weights.items():
             if reason := _misfit(entry):

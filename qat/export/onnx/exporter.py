@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
     raise InputError(f"export=onnx needs the package {error.name}: pip install '.[onnx]' in qat's checkout") from error
 
 from qat.checkpoint import QuantizedCheckpoint
-from qat.export.base import Exporter
+from qat.export.base import Exporter, refuse_kv_cache
 from qat.export.folder import CONFIG
 from qat.export.onnx.file import is_narrow, narrow, save
 from qat.export.onnx.modules import OPSET, integer_model
@@ -74,6 +74,7 @@ class OnnxExporter(Exporter):
 
         Costs a second or two for a model not seen before, see :mod:`qat.export.onnx.traceable`.
         """
+        refuse_kv_cache(checkpoint, "onnx", "its graph has no key-value cache")
         if self.static:
             check_checkpoint(checkpoint, self.sequence)
             check_traceable(checkpoint.config, checkpoint.task, (self.batch, self.sequence))

@@ -8,7 +8,7 @@ import torch
 
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.grid import Grid
-from qat.quantized import QuantizedWeight, ReadModule
+from qat.quantized import KVScales, QuantizedWeight, ReadModule
 
 
 def grid(**changes) -> Grid:
@@ -25,7 +25,8 @@ def modules(**grids: Grid) -> dict[str, ReadModule]:
 
 
 def checkpoint(**grids: Grid):
-    return SimpleNamespace(weights={name: QuantizedWeight(value, None, "Linear") for name, value in grids.items()})
+    weights = {name: QuantizedWeight(value, None, "Linear") for name, value in grids.items()}
+    return SimpleNamespace(weights=weights, kv_scales={})
 
 
 def test_equal_grids_are_exact():
@@ -71,7 +72,8 @@ def test_scales_are_compared_in_their_bits():
 )
 def test_static_activations_are_compared_where_the_format_holds_them(scale, zero_point, counts):
     wanted = QuantizedWeight(grid(), None, "Linear", torch.tensor([0.5]), torch.tensor([3], dtype=torch.int8))
-    frozen, read = SimpleNamespace(weights={"a": wanted}), {"a": ReadModule(grid(), scale, zero_point)}
+    frozen, read = checkpoint(), {"a": ReadModule(grid(), scale, zero_point)}
+    frozen.weights["a"] = wanted
     result = parity(frozen, read)
     assert (result.mismatched_zero_points, result.mismatched_scales) == counts
     assert result.exact == (counts == (0, 0))
@@ -94,3 +96,25 @@ def test_max_logit_difference():
     assert max_logit_difference(lambda _: logits, lambda _: logits, tokens) == 0.0
     other[0, 0, 0] = math.nan
     assert max_logit_difference(lambda _: logits, lambda _: other, tokens) == math.inf
+
+
+def kv(key: float = 0.5, value: float = 0.25) -> KVScales:
+    return KVScales(torch.tensor([key]), torch.tensor([value]))
+
+
+@pytest.mark.parametrize(
+    ("read", "scales", "missing", "unexpected"),
+    [
+        ({"attn": kv()}, 0, (), ()),
+        ({"attn": kv(value=0.2500001)}, 1, (), ()),
+        ({}, 2, ("attn",), ()),
+        ({"attn": kv(), "other": kv()}, 2, (), ("other",)),
+    ],
+)
+def test_scales_of_keys_and_values_are_compared(read, scales, missing, unexpected):
+    made = checkpoint(a=grid())
+    made.kv_scales = {"attn": kv()}
+    found = parity(made, modules(a=grid()), caches=read)
+    assert (found.mismatched_scales, found.missing, found.unexpected) == (scales, missing, unexpected)
+    assert found.exact == (scales == 0)
+    assert parity(made, modules(a=grid()), activations=False).exact, "a format of weights only has none"

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
+from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support import random_llama
@@ -23,7 +24,7 @@ from qat.export.ct_config import group_of, module_scheme, parse_config
 from qat.export.ct_tensors import compress, decompress, unpackable
 from qat.grid import Grid, qrange
 from qat.prepare import prepare
-from qat.quantized import QuantizedWeight
+from qat.quantized import KVScales, QuantizedWeight
 from qat.restore import restore
 from qat.scheme import Scheme
 
@@ -446,3 +447,76 @@ def test_a_missing_tensor_is_named_with_its_file(tmp_path, local):
     save_file(tensors, tmp_path / "out/model.safetensors")
     with pytest.raises(InputError, match=f"model.safetensors lacks m.0.q_proj.{local}"):
         CompressedTensorsExporter().read(tmp_path / "out")
+
+
+def kv_checkpoint(cache: dict, entries: dict[str, QuantizedWeight] | None = None, **more) -> QuantizedCheckpoint:
+    made = checkpoint(entries or {"model.layers.0.self_attn.q_proj": entry(weights(4))}, **more)
+    made.scheme = replace(made.scheme, kv_cache=cache)
+    made.config |= {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16}
+    if not cache["dynamic"]:
+        made.kv_scales = {"model.layers.0.self_attn": KVScales(torch.tensor([0.5]), torch.tensor([1 / 3]))}
+    return made
+
+
+def test_static_keys_and_values_have_the_librarys_names(tmp_path):
+    made, exporter = kv_checkpoint(STATIC), CompressedTensorsExporter()
+    exporter.write(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert QuantizationConfig.model_validate(config).kv_cache_scheme == QuantizationArgs(**STATIC)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(tensors["model.layers.0.self_attn.k_scale"], torch.tensor([0.5]))
+    assert torch.equal(tensors["model.layers.0.self_attn.v_scale"], torch.tensor([1 / 3]))
+    assert exporter.weight_bytes(made) == sum(tensor.nbytes for tensor in tensors.values())
+    assert parity(made, exporter.read(tmp_path / "out"), caches=exporter.read_kv_cache(tmp_path / "out")).exact
+    save_file({**tensors, "model.layers.0.self_attn.v_scale": torch.tensor([0.25])}, tmp_path / "out/model.safetensors")
+    found = parity(made, exporter.read(tmp_path / "out"), caches=exporter.read_kv_cache(tmp_path / "out"))
+    assert found.mismatched_scales == 1 and not found.exact
+    del tensors["model.layers.0.self_attn.v_scale"]
+    save_file(tensors, tmp_path / "out" / "model.safetensors")
+    with pytest.raises(InputError, match=r"model.layers.0.self_attn.v_scale"):
+        exporter.read_kv_cache(tmp_path / "out")
+
+
+def test_a_scale_a_token_and_head_is_a_group_as_long_as_a_head(tmp_path):
+    made, exporter = kv_checkpoint(DYNAMIC), CompressedTensorsExporter()
+    exporter.write(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    expected = QuantizationArgs(num_bits=8, strategy="group", group_size=16, dynamic=True)
+    assert QuantizationConfig.model_validate(config).kv_cache_scheme == expected
+    assert exporter.read_kv_cache(tmp_path / "out") == {}
+    made.config["kv_lora_rank"] = 8
+    with pytest.raises(
+        InputError, match="latent attention has keys and values of two sizes.* set scheme.kv_cache.strategy=tensor"
+    ):
+        exporter.takes(made)
+
+
+def test_keys_and_values_can_be_left_to_the_engine(tmp_path):
+    made, exporter = kv_checkpoint(DYNAMIC), CompressedTensorsExporter(kv_cache="engine")
+    exporter.write(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["kv_cache_scheme"] is None
+    assert parity(made, exporter.read(tmp_path / "out"), caches=exporter.read_kv_cache(tmp_path / "out")).exact
+    with pytest.raises(InputError, match="leaves out the scales of keys and values, and these were calibrated"):
+        exporter.takes(kv_checkpoint(STATIC))
+    with pytest.raises(InputError, match="kv_cache 'none' is not one of scheme, engine"):
+        CompressedTensorsExporter(kv_cache="none")
+
+
+def test_a_kv_cache_that_transformers_would_ignore_is_refused():
+    for entries in (
+        {"model.embed_tokens": entry(weights(4), kind="Embedding")},
+        {"model.layers.0.q_proj": entry(weights(4, symmetric=False))},
+    ):
+        with pytest.raises(InputError, match="dequantizes those while loading, and then ignores kv_cache_scheme"):
+            CompressedTensorsExporter().takes(kv_checkpoint(DYNAMIC, entries))
+
+
+def test_the_target_head_is_written_as_a_name(tmp_path):
+    """No loader knows the word."""
+    entries = {"model.layers.0.q_proj": entry(weights(4)), "lm_head": entry(weights(4))}
+    made = checkpoint(entries, rest={})
+    made.scheme = Scheme({"all": {"targets": ["Linear", "head"], "weights": weights(4)}}, scale_format="fp32")
+    CompressedTensorsExporter().write(made, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["config_groups"]["group_0"]["targets"] == ["model.layers.0.q_proj", "lm_head"]

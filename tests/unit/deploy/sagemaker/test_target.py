@@ -134,6 +134,13 @@ def edit(folder: Path, name: str, old: str, new: str) -> None:
     [
         ("sagemaker.2.format", "fail", "config.json", "compressed-tensors", "gptq"),
         ("sagemaker.2.bits", "warn", "config.json", '"num_bits": 4', '"num_bits": 3'),
+        (
+            "sagemaker.2.kv_cache",
+            "fail",
+            "config.json",
+            '"kv_cache_scheme": null',
+            '"kv_cache_scheme": {"type": "int", "num_bits": 8}',
+        ),
         ("sagemaker.3.engine", "fail", serving.FILE, "engine=Python", "engine=MPI"),
         ("sagemaker.3.engine", "fail", serving.FILE, "async_mode=true", "async_mode=false"),
         ("sagemaker.3.model_id", "fail", serving.FILE, "/opt/ml/model", "s3://bucket/tiny"),
