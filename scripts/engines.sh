@@ -17,7 +17,8 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/engines"
 
-known="llama_cpp vllm transformers_4_51 gptqmodel"
+engines="llama_cpp vllm transformers_4_51 gptqmodel"
+known="$engines auto_round llmcompressor"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 [ -t 1 ] || export PIP_QUIET=1 # nobody watches the downloads
 export BUILD_CUDA_EXT=0 # of GPTQModel: it runs on the CPU here
@@ -27,7 +28,7 @@ for name in ${*:-}; do
     case " $known " in
     *" $name "*) ;;
     *)
-        echo "there is no engine '$name' with an environment of its own; there are: $known" >&2
+        echo "there is no environment '$name'; there are: $known" >&2
         echo "usage: scripts/engines.sh [name ...]" >&2
         exit 2
         ;;
@@ -84,7 +85,7 @@ install() {
 failed=
 status=0
 # shellcheck disable=SC2086
-for name in ${*:-$known}; do
+for name in ${*:-$engines}; do
     # Not as a condition: there bash ignores -e inside the function too.
     set +e
     (

@@ -6,17 +6,12 @@ import qat.
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from qat.engines.remote import Launch, Remote
-
-ON_THE_CPU = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "TORCHDYNAMO_DISABLE": "1",  # compiling a function at its first call takes a C++ compiler, and longer than the call
-}
+from qat.environments import ON_THE_CPU, ForeignPython
 
 
 class Foreign(Remote):
@@ -37,12 +32,8 @@ class Foreign(Remote):
 
     def missing(self) -> str | None:
         """See the base class."""
-        folder = environments() / self.environment
-        fix = f"scripts/engines.sh {self.environment}"
-        if not _python(folder).is_file():
-            return f"not installed: {fix}"
-        if not [*folder.glob(f"lib/python*/site-packages/{self.package}/__init__.py")]:
-            return f"its environment {folder} has no package {self.package}: {fix}"
+        if (absent := self.python.missing()) is not None:
+            return absent
         if self.cpu_flags and (lacking := sorted(self.cpu_flags - processor_flags())):
             return f"this processor ({platform.machine()}) lacks {', '.join(lacking)}: run it on one that has them"
         return None
@@ -50,17 +41,12 @@ class Foreign(Remote):
     def launch(self, device: str) -> Launch:
         """See the base class."""
         script = Path(__file__).with_name("workers") / f"{self.environment}_worker.py"
-        return Launch(self.environment, self.command(str(script)), ON_THE_CPU, self._options)
+        return Launch(self.environment, self.python.command(str(script)), ON_THE_CPU, self._options)
 
-    def command(self, *words: str) -> tuple[str, ...]:
-        """Its Python with ``words``. -E: our own PYTHONPATH is not for this Python."""
-        return (str(_python(environments() / self.environment)), "-E", *words)
-
-
-def environments() -> Path:
-    """Where the environments lie: ``$QAT_ENGINES``, else ``~/.cache/qat/engines``."""
-    folder = Path(os.environ.get("QAT_ENGINES") or Path.home() / ".cache" / "qat" / "engines")
-    return folder.expanduser().absolute()
+    @property
+    def python(self) -> ForeignPython:
+        """The Python of its environment."""
+        return ForeignPython(self.environment, self.package)
 
 
 def processor_flags() -> frozenset[str]:
@@ -71,7 +57,3 @@ def processor_flags() -> frozenset[str]:
         return frozenset()
     lines = (line.partition(":") for line in text.split("\n"))
     return frozenset(next((value.split() for key, _, value in lines if key.strip() in ("flags", "Features")), []))
-
-
-def _python(folder: Path) -> Path:
-    return folder / "bin" / "python"

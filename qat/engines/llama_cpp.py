@@ -10,8 +10,9 @@ import torch
 
 from qat.engines.base import NotAvailable
 from qat.engines.chat_template import counter_of, of_gguf, template_of
-from qat.engines.foreign import ON_THE_CPU, Foreign, environments
+from qat.engines.foreign import Foreign
 from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, scratch
+from qat.environments import ON_THE_CPU
 from qat.errors import InputError
 
 _CACHE_TYPES = {"f32": 0, "f16": 1}  # as ggml numbers them
@@ -61,7 +62,7 @@ class LlamaCppEngine(Foreign):
             InputError: not one GGUF file, or one whose tokenizer names no last token.
             NotAvailable: an environment without the server's packages.
         """
-        if not [*(environments() / self.environment).glob("lib/python*/site-packages/starlette_context/__init__.py")]:
+        if not [*self.python.folder.glob("lib/python*/site-packages/starlette_context/__init__.py")]:
             raise NotAvailable("its environment is of before qat serve and has no server: scripts/engines.sh llama_cpp")
         found = sorted(directory.glob("*.gguf"))
         if len(found) != 1:
@@ -91,7 +92,7 @@ class LlamaCppEngine(Foreign):
         }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         script = Path(__file__).with_name("workers") / "llama_cpp_server.py"
-        command = self.command(str(script), str(told), *words)
+        command = self.python.command(str(script), str(told), *words)
         return ServerLaunch(
             command,
             ON_THE_CPU,

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qat.engines.base import NoLogits, NotAvailable
-from qat.engines.logged import LoggedProcess
 from qat.engines.workers.worker_protocol import pack, unpack
 from qat.errors import InputError, RunError
+from qat.logged import LoggedProcess
 
 _POLL_SECONDS = 1.0
 _KINDS: dict[str, type[InputError]] = {

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qat.engines.chat_template import counter_of, of_folder, template_of
-from qat.engines.foreign import ON_THE_CPU, Foreign
+from qat.engines.foreign import Foreign
 from qat.engines.serving import LOOPBACK, NO_PARSERS, ServerLaunch, scratch
+from qat.environments import ON_THE_CPU
 from qat.export.folder import CONFIG_KEY, read_config
 from qat.models.loaded import Dtype
 
@@ -77,7 +78,7 @@ class VllmEngine(Foreign):
             path.write_text(template, encoding="utf-8")
             options["chat-template"] = path
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = self.command("-m", "vllm.entrypoints.openai.api_server", *words)
+        command = self.python.command("-m", "vllm.entrypoints.openai.api_server", *words)
         # Compiling takes a C++ compiler and minutes.
         command += ("--enforce-eager", "--disable-log-stats")
         environment = ON_THE_CPU | _ALONE | {"VLLM_CPU_KVCACHE_SPACE": str(self._options["kv_cache_gib"])}

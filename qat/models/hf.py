@@ -75,7 +75,7 @@ def _load_whole(
     words = own_or_given_tokenizer(folder, tokenizer, config, trust)
     model = from_pretrained(folder, config, task, dtype, attention, trust)
     conv1d.to_linear(model)
-    return LoadedModel(model, words, _name(path), path, task, _context(model, words), file_dtype)
+    return LoadedModel(model, words, _name(path), path, task, context_of(model, words), file_dtype)
 
 
 def own_or_given_tokenizer(
@@ -115,7 +115,7 @@ def _load_shrunk(
     embedded = paths.assets_dir() / "tiny_llama"
     words = load_tokenizer(tokenizer or (folder if has_tokenizer(folder) else embedded))
     model = build.initialise(shrunk_config(full, words), task, dtype, attention, seed)
-    return LoadedModel(model, words, f"{_name(path)}-shrunk", path, task, _context(model, words), dtype)
+    return LoadedModel(model, words, f"{_name(path)}-shrunk", path, task, context_of(model, words), dtype)
 
 
 def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -137,7 +137,7 @@ def _name(path: str) -> str:
     return Path(path).expanduser().resolve().name
 
 
-def _context(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+def context_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens the model takes.
 
     RoBERTa and its kin count positions from after the padding id, so that many rows of the table are not for

@@ -41,6 +41,16 @@ class Skeleton:
         tensor = self.tensors[self.stored[name]]
         return tensor.t() if name in self.transposed else tensor
 
+    @torch.no_grad()
+    def fill_buffers(self, module: nn.Module) -> None:
+        """Compute the buffers of its own that ``module``, by now off the meta device, keeps in no file.
+
+        It is what transformers does behind loading: rotary frequencies, position ids, scales of embeddings.
+        """
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            setattr(tensor, "_is_hf_initialized", name not in module._non_persistent_buffers_set)  # noqa: B010
+        self.model._init_weights(module)
+
 
 def open_skeleton(folder: Path, task: Task | None = None) -> Skeleton:
     """The skeleton of a Hugging Face folder; its weights are checked by their headers and not read.

@@ -10,18 +10,23 @@ from torch import Tensor, nn
 
 from qat.fake_quant import FakeQuantizer
 from qat.hosts import hosts
+from qat.ptq.store import BlockStore
 
 
 class PTQ(ABC):
     """A post-training quantization algorithm; ``configs/ptq/*.yaml`` point at its subclasses."""
 
     @abstractmethod
-    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]]) -> None:
+    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]], store: BlockStore | None = None) -> None:
         """Set the ranges and/or the weights of a prepared model, in place.
+
+        Afterwards the model as :meth:`~qat.checkpoint.QuantizedCheckpoint.freeze` reads it is the result.
 
         Args:
             model: prepared by :func:`qat.prepare.prepare`, on any device.
             batches: calibration batches, keyword arguments of the model; an algorithm may leave them unread.
+            store: where an algorithm that works block by block keeps finished blocks, to go on after an interruption;
+                others leave it alone.
         """
 
 
@@ -43,7 +48,7 @@ class DataFreePTQ(PTQ):
             weight: float [out, in], or some of its rows with a quantizer for as many.
         """
 
-    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]]) -> None:
+    def run(self, model: nn.Module, batches: Iterable[dict[str, Any]], store: BlockStore | None = None) -> None:
         """See :meth:`PTQ.run`."""
         for host in hosts(model).values():
             self.set_range(host.weight_fake_quantizer, host.weight)

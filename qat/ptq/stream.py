@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from torch import Tensor
 
-from qat.checkpoint import QuantizedCheckpoint, finite_grid, kind_of, model_ties
+from qat.checkpoint import QuantizedCheckpoint, model_ties
 from qat.errors import InputError
 from qat.fake_quant import FakeQuantizer
 from qat.fake_quant.base import Layout
+from qat.freezing import finite_grid, kind_of
 from qat.grid import Grid, group_count
 from qat.hosts import Host, hosts
 from qat.models.conv1d import stored_transposed
@@ -74,23 +75,58 @@ def stream(
             f"{type(algorithm).__name__} looks at the whole model at work, so it cannot be streamed; "
             "leave stream out, or take an algorithm that needs no data: ptq=rtn"
         )
+    skeleton = open_prepared(directory, scheme, task)
+    return lazy_checkpoint(skeleton, scheme, Numbers(skeleton, algorithm), rest_dtype)
+
+
+def open_prepared(directory: Path, scheme: Scheme, task: Task | None = None) -> Skeleton:
+    """The skeleton of a model folder with the fake quantizers of ``scheme`` in it, all on the meta device.
+
+    Raises:
+        InputError: a folder or scheme that cannot be streamed, with the reason.
+    """
     if scheme.has_static_activations:
         raise InputError(
-            "static input activations get their range from data, which needs the whole model at work; "
-            "make them dynamic, or leave stream out"
+            "static activations, keys and values included, get their range from data, which needs the whole model "
+            "at work; make them dynamic, or leave stream out"
         )
     skeleton = open_skeleton(Path(directory), task)
+    prepare(skeleton.model, scheme, observer=MinMax())
+    return skeleton
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Where the numbers of a streamed model come from.
+
+    Attributes:
+        skeleton: prepared.
+        algorithm: sets the ranges of weights.
+    """
+
+    skeleton: Skeleton
+    algorithm: DataFreePTQ
+
+    def grid(self, name: str, like: FakeQuantizer, layout: Grid) -> Grid:
+        """Codes and scale of the weight of the module ``name``, by a quantizer like ``like``."""
+        return _quantize(self.skeleton, name, like, self.algorithm, layout)
+
+    def rest(self, name: str) -> Tensor:
+        """An unquantized tensor, as it is stored."""
+        return self.skeleton.read(name)
+
+
+def lazy_checkpoint(
+    skeleton: Skeleton, scheme: Scheme, numbers: Numbers, rest_dtype: torch.dtype | None
+) -> QuantizedCheckpoint:
+    """The checkpoint of a prepared skeleton, each of whose numbers is asked of ``numbers`` when it is read."""
     model = skeleton.model
-    prepare(model, scheme, observer=MinMax())
     prepared, ties = hosts(model), model_ties(model)
     followers = {name for group in ties for name in group[1:]}
-    weights = {
-        name: _weight(skeleton, name, host, algorithm)
-        for name, host in prepared.items()
-        if f"{name}.weight" not in followers
-    }
+    leaders = {name: host for name, host in prepared.items() if f"{name}.weight" not in followers}
+    weights = {name: _weight(numbers, name, host) for name, host in leaders.items()}
     state, dtypes = model.state_dict(), rest_dtypes(model, set(prepared), followers, rest_dtype)
-    rest = LazyTensors({name: _rest(skeleton, name, state[name].to("meta"), dtype) for name, dtype in dtypes.items()})
+    rest = LazyTensors({name: _rest(numbers, name, state[name].to("meta"), dtype) for name, dtype in dtypes.items()})
     config, generation = config_of(model, rest_dtype), generation_config_of(model)
     return QuantizedCheckpoint(
         ReadAhead(weights), rest, scheme, config, skeleton.task, ties, stored_transposed(model), generation
@@ -138,9 +174,9 @@ class ReadAhead(Mapping[str, QuantizedWeight]):
         return self._weights[name].grid if ready is None else ready
 
 
-def _weight(skeleton: Skeleton, name: str, host: Host, algorithm: DataFreePTQ) -> QuantizedWeight:
+def _weight(numbers: Numbers, name: str, host: Host) -> QuantizedWeight:
     layout = host.weight_fake_quantizer.grid(host.weight)  # on the meta device, as the host is
-    make = partial(_quantize, skeleton, name, host.weight_fake_quantizer, algorithm, layout)
+    make = partial(numbers.grid, name, host.weight_fake_quantizer, layout)
     return QuantizedWeight(Deferred(layout, make), host.quantization_scheme, kind_of(host))
 
 
@@ -154,7 +190,7 @@ def _quantize(skeleton: Skeleton, name: str, like: FakeQuantizer, algorithm: Dat
     for part in _parts(read, like.args):
         rows = part.contiguous().float()
         if len(rows) not in quantizers:
-            groups = Layout(*group_count(tuple(rows.shape), like.args))
+            groups = Layout(*group_count(tuple(rows.shape), like.args), narrow_range=like.narrow_range)
             quantizers[len(rows)] = like.config.build(like.args, groups, like.scale_format.name)
         algorithm.set_range(quantizers[len(rows)], rows)
         grid = finite_grid(name, quantizers[len(rows)], rows)
@@ -185,10 +221,10 @@ def _pieces(weight: Tensor, args: QuantizationArgs) -> int:
     return max(1, min(len(weight) // 2, -(-weight.numel() // _CHUNK)))
 
 
-def _rest(skeleton: Skeleton, name: str, in_memory: Tensor, dtype: torch.dtype | None) -> Rows:
+def _rest(numbers: Numbers, name: str, in_memory: Tensor, dtype: torch.dtype | None) -> Rows:
     """An unquantized tensor: as it would be in memory (given on the meta device), rounded to ``dtype``."""
     layout = in_memory.to(dtype) if dtype is not None and in_memory.is_floating_point() else in_memory
-    return Rows(layout, partial(skeleton.read, name), partial(_round, name, in_memory.dtype, dtype))
+    return Rows(layout, partial(numbers.rest, name), partial(_round, name, in_memory.dtype, dtype))
 
 
 def _round(name: str, in_memory: torch.dtype, dtype: torch.dtype | None, tensor: Tensor) -> Tensor:

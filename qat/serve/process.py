@@ -15,9 +15,9 @@ from typing import Self
 import httpx
 from rich.console import Console
 
-from qat.engines.logged import LoggedProcess
 from qat.engines.serving import ServerLaunch
 from qat.errors import InputError, RunError
+from qat.logged import LoggedProcess
 
 _POLL_SECONDS = 0.2
 _HEALTH_SECONDS = 5.0

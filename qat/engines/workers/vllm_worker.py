@@ -34,7 +34,12 @@ _MAX_VOCABULARY = 1 << 14
 _NO_KERNEL = ("Failed to find a kernel", "_OpNamespace", "Marlin does not support")
 """How vLLM says that it has no code for this kind of weight on this processor."""
 
-_NO_SUPPORT = "Unsupported quantization config"
+_NO_SUPPORT = (
+    "Unsupported quantization config",
+    "No compressed-tensors compatible scheme was found",  # 4-bit weights with static activations
+    "Currently supported kv cache quantization is",  # FP8
+    "no module or parameter named 'embed_tokens.weight_",  # quantized embeddings
+)
 """How it says so of every processor."""
 
 _llm: Any = None
@@ -109,7 +114,7 @@ def continue_greedily(prompt: NDArray[np.int64], new_tokens: int) -> list[int]:
 
 def _absent(error: str, processor: str) -> str | None:
     """What vLLM lacks for the export, by its own message; None if it is the export's fault."""
-    if _NO_SUPPORT in error:
+    if any(words in error for words in _NO_SUPPORT):
         return f"vLLM has no support for this: {error}"
     if any(words in error for words in _NO_KERNEL):
         return f"no kernel for this processor ({processor}): {error}"

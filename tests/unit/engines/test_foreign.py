@@ -59,13 +59,6 @@ def test_why_an_engine_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert engine.missing() is None
 
 
-def test_environments_lie_in_the_users_cache_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("QAT_ENGINES", raising=False)
-    assert module.environments() == Path.home() / ".cache/qat/engines"
-    monkeypatch.setenv("QAT_ENGINES", "here")
-    assert module.environments() == Path.cwd() / "here", "the worker has another working folder"
-
-
 def test_threads_are_those_of_this_process() -> None:
     assert LlamaCppEngine().launch("cpu").options["threads"] == torch.get_num_threads()
     assert LlamaCppEngine(threads=3).launch("cpu").options["threads"] == 3

@@ -17,9 +17,12 @@ from qat.errors import InputError
 from qat.evaluate.parity import max_logit_difference, parity
 from qat.export.compressed_tensors import CompressedTensorsExporter
 from qat.export.dequantized import DequantizedExporter
+from qat.hosts import kv_caches
 from qat.models.build import quiet
 from qat.models.conv1d import to_linear
+from qat.observers.minmax import MinMax
 from qat.prepare import prepare
+from qat.ptq.calibrate import calibrate
 from qat.restore import restore
 from qat.scheme import Scheme, preset
 
@@ -60,7 +63,7 @@ def dequantized(checkpoint: QuantizedCheckpoint, tied: bool = False) -> LlamaFor
 def exported(checkpoint: QuantizedCheckpoint, directory: Path) -> Path:
     exporter = CompressedTensorsExporter()
     exporter.write(checkpoint, directory)
-    assert parity(checkpoint, exporter.read(directory)).exact
+    assert parity(checkpoint, exporter.read(directory), caches=exporter.read_kv_cache(directory)).exact
     return directory
 
 
@@ -118,6 +121,22 @@ def test_from_a_cache_dynamic_activations_are_rounded_as_by_the_trained_model(tm
     for prompt in TOKENS[:, :4]:
         whole = model.generate(input_ids=prompt[None], do_sample=False, max_new_tokens=8, pad_token_id=0)
         assert engine.continue_greedily(prompt.tolist(), 8) == whole[0, 4:].tolist()
+
+
+@pytest.mark.parametrize("name", ["w4a16_g32_kv8", "w8a8_static_kv8"])
+def test_keys_and_values_are_rounded_by_the_engine_as_they_were_in_training(tmp_path, name):
+    scheme, model = preset(name), llama()
+    prepare(model, scheme)
+    calibrate(model, [{"input_ids": TOKENS}], MinMax())
+    checkpoint = QuantizedCheckpoint.freeze(model, scheme)
+    engine = loaded(exported(checkpoint, tmp_path / "out"))
+    assert torch.equal(engine.logits(TOKENS), model(TOKENS).logits), "bit for bit: no bit of a sum is another"
+    for cache in kv_caches(model).values():
+        cache.key.enabled.zero_()
+    assert max_logit_difference(engine.logits, model, TOKENS) > 1e-4, "and rounded they are"
+    prompt, ours = TOKENS[0, :8].tolist(), restore(checkpoint)
+    out = ours.generate(TOKENS[:1, :8], attention_mask=torch.ones(1, 8), max_new_tokens=8, do_sample=False)
+    assert engine.continue_greedily(prompt, 8) == out[0, 8:].tolist()
 
 
 def test_a_weight_that_transformers_stores_transposed_is_given_as_the_checkpoint_has_it(tmp_path):

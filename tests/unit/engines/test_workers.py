@@ -74,6 +74,20 @@ def vllm_worker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     [
         ("Failed to find a kernel that", "no kernel for this processor (CPU AVX2): Failed to find a kernel that"),
         ("Unsupported quantization config: x", "vLLM has no support for this: Unsupported quantization config: x"),
+        (
+            "Currently supported kv cache quantization is num_bits=8, type=float",
+            "vLLM has no support for this: Currently supported kv cache quantization is num_bits=8, type=float",
+        ),
+        (
+            "No compressed-tensors compatible scheme was found for layer_name='q'",
+            "vLLM has no support for this: No compressed-tensors compatible scheme was found for layer_name='q'",
+        ),
+        (
+            "There is no module or parameter named 'embed_tokens.weight_packed' in LlamaModel.",
+            "vLLM has no support for this: There is no module or parameter named 'embed_tokens.weight_packed' in "
+            "LlamaModel.",
+        ),
+        ("There is no module or parameter named 'layers.0.weight_packed' in LlamaModel.", None),
         ("KeyError: 'model.norm'", None),
     ],
 )

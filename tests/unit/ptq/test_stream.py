@@ -93,8 +93,26 @@ def assert_same(streamed: QuantizedCheckpoint, frozen: QuantizedCheckpoint) -> N
 @pytest.mark.parametrize("observer", [MinMax(), MSE(candidates=8)])
 @pytest.mark.parametrize(
     "scheme",
-    [*map(preset, ("w4a16_g32", "w8a8", "w4a8_g32", "w2a16_g32_asym", "w4a16_channel")), MIXED, TENSOR, ENDS],
-    ids=["g32", "w8a8", "w4a8", "asym", "channel", "mixed", "tensor", "embedding"],
+    [
+        *map(preset, ("w4a16_g32", "w8a8", "w4a8_g32", "w2a16_g32_asym", "w4a16_channel")),
+        MIXED,
+        TENSOR,
+        ENDS,
+        *map(preset, ("w2a16_g32_ternary", "w4a16_g32_head8", "w8a8_kv8")),
+    ],
+    ids=[
+        "g32",
+        "w8a8",
+        "w4a8",
+        "asym",
+        "channel",
+        "mixed",
+        "tensor",
+        "embedding",
+        "ternary",
+        "head8",
+        "kv8",
+    ],
 )
 def test_a_llama_is_quantized_to_the_same_bits(tmp_path: Path, scheme: Scheme, observer: MinMax, tie: bool) -> None:
     folder = saved(random_llama(tie_word_embeddings=tie), tmp_path / "model")
@@ -222,7 +240,7 @@ def test_a_number_too_large_for_the_rest_is_named(tmp_path: Path) -> None:
 
 
 def test_static_activations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="static input activations get their range from data"):
+    with pytest.raises(InputError, match="static activations, keys and values included, get their range from data"):
         stream(tmp_path, preset("w8a8_static"), RTN(MinMax()))
 
 

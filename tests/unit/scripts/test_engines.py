@@ -69,4 +69,10 @@ def test_a_name_makes_that_one_only(copy: Path) -> None:
         assert [line.partition(f" {copy}")[0] for line in result.stderr.splitlines()] == said
     result = run(copy, "vlllm")
     assert result.returncode == 2
-    assert "there is no engine 'vlllm'" in result.stderr
+    assert "there is no environment 'vlllm'; there are: llama_cpp" in result.stderr
+
+
+def test_what_is_no_engine_is_made_when_named(copy: Path) -> None:
+    result = run(copy, "auto_round", "llmcompressor")
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert made(copy) == {"auto_round", "llmcompressor"}
