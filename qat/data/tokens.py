@@ -9,9 +9,6 @@ An entry is a folder named by the hash of what decides its content (documents, t
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,8 +23,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch.utils.data import Dataset
 
 from qat import paths
+from qat.data import cache_entry
 from qat.data.document import Source, Split
-from qat.data.files import sha256
 from qat.data.packing import cut
 from qat.data.split import check_split
 from qat.data.tokenize import Encoded, Tokenizer, encode, tokenizer_fingerprint
@@ -36,7 +33,6 @@ from qat.errors import InputError, RunError
 # Part of every key. Raise it when the files below or what `encode` makes of a document change.
 _FORMAT = 1
 IGNORED_LABEL = -100  # of a token that is not trained; torch.nn.functional.cross_entropy's default ignore_index
-_log = logging.getLogger("qat.data")
 
 
 class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
@@ -52,12 +48,17 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, folder: Path, block_size: int) -> None:
         self.folder = folder
         self.block_size = block_size
-        meta = _read_meta(folder)
+        meta = cache_entry.read_meta(folder)
         name = f"the {meta['split']} split"
         self._ids = cut(np.memmap(folder / "tokens.bin", meta["dtype"], mode="r"), block_size, name)
         self._trained: npt.NDArray[Any] | None = None
         if "trained.bin" in meta["files"]:
             self._trained = cut(np.memmap(folder / "trained.bin", np.bool_, mode="r"), block_size, name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Decided by the documents, the split and the tokenizer; blocks of every size have the same."""
+        return self.folder.name
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -103,12 +104,11 @@ def build_tokens(
         "source": source.fingerprint(split),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    entry = (cache_dir or paths.cache_dir()) / "tokens" / key[:32]
+    entry = (cache_dir or paths.cache_dir()) / "tokens" / cache_entry.key(identity)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{entry}.lock"):
-            if not _is_intact(entry):
+            if not cache_entry.is_intact(entry, "token cache entry"):
                 _build(entry, source, tokenizer, split)
             return TokenBlocks(entry, block_size)
     except OSError as error:
@@ -142,41 +142,9 @@ def _write(folder: Path, encoded: Iterable[Encoded], dtype: np.dtype[Any], split
         raise InputError(f"the {split} split has {tokens} tokens and none of them is trained; give other data")
     if trained_tokens == tokens:
         trained_path.unlink()
-    files = {path.name: sha256(path) for path in (ids_path, trained_path) if path.exists()}
-    meta = {
-        "split": split,
-        "tokens": tokens,
-        "trained_tokens": trained_tokens,
-        "dtype": dtype.str,
-        "files": files,
-    }
-    (folder / "meta.json").write_text(json.dumps({**meta, "sha256": _meta_sha256(meta)}, indent=2))
-
-
-def _is_intact(entry: Path) -> bool:
-    """Whether an entry exists and every byte of it is as it was written."""
-    if not entry.exists():
-        return False
-    try:
-        for name, digest in _read_meta(entry)["files"].items():
-            if sha256(entry / name) != digest:
-                raise ValueError(f"{name} does not have the checksum it was written with")
-    except (OSError, ValueError) as error:
-        _log.warning("the token cache entry %s is damaged and is built again: %s", entry, error)
-        return False
-    return True
-
-
-def _read_meta(entry: Path) -> dict[str, Any]:
-    """Read ``meta.json``; ValueError if it is not what was written."""
-    meta: dict[str, Any] = json.loads((entry / "meta.json").read_bytes())
-    if not isinstance(meta, dict) or meta.pop("sha256", None) != _meta_sha256(meta):
-        raise ValueError("meta.json does not have the checksum it was written with")
-    return meta
-
-
-def _meta_sha256(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    files = [path for path in (ids_path, trained_path) if path.exists()]
+    facts = {"split": split, "tokens": tokens, "trained_tokens": trained_tokens, "dtype": dtype.str}
+    cache_entry.write_meta(folder, files, **facts)
 
 
 def _progress() -> Progress:

@@ -69,6 +69,35 @@ class PrecisionSchedule:
         name = self._names[index]
         return replace(self.phases[name].state((local + 1) / (end - first)), phase=name)
 
+    def course(self, step: int, num_blocks: int) -> tuple[int, int]:
+        """Where in its own course of learning rates a step is: the steps of it that were, and all its steps.
+
+        Each block that is trained alone has a course of its own, as each is an optimization of its own
+        (EfficientQAT, arXiv:2407.11062, section 3.2), and all other steps of the run make up one more.
+
+        Args:
+            step: optimizer step, counted from 0; the one after the last too.
+            num_blocks: number of transformer blocks of the model; of no effect where none is trained alone.
+        """
+        alone = self._trained_alone()
+        for first, end in alone:
+            if first <= step < end:
+                block = ((step - first + 1) * num_blocks - 1) // (end - first)
+                start, stop = (first + index * (end - first) // num_blocks for index in (block, block + 1))
+                return step - start, stop - start
+        before = sum(min(step, end) - first for first, end in alone if first <= step)
+        return step - before, self.total_steps - sum(end - first for first, end in alone)
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether blocks are trained alone, which needs a float model to compare with."""
+        return bool(self._trained_alone())
+
+    @property
+    def trains_ranges_only(self) -> bool:
+        """Whether there are steps that train the clip ranges and nothing else."""
+        return any(state.trains_ranges_only for state in self._ends())
+
     def rows(self) -> list[ScheduleRow]:
         """The schedule in stretches: one for each phase, and one for each part of a phase that jumps."""
         rows = []
@@ -130,10 +159,23 @@ class PrecisionSchedule:
         """Refuse a schedule that does not suit the model, which has ``num_blocks`` transformer blocks.
 
         Raises:
-            InputError: if a block order does not name each of the model's blocks once.
+            InputError: if a block order does not name each of the model's blocks once, or a phase that trains one
+                block after another has fewer steps than blocks.
         """
         for state in self._ends():
             state.quantized_blocks(num_blocks)
+        for first, end in self._trained_alone():
+            if end - first < num_blocks:
+                name = self.state_at(first).phase
+                raise InputError(
+                    f"phase '{name}' has {end - first} steps and the model {num_blocks} blocks, of which each is "
+                    f"trained alone; give it at least {num_blocks} steps"
+                )
+
+    def _trained_alone(self) -> list[tuple[int, int]]:
+        """First step, and the one behind the last, of each phase that trains one block after another."""
+        spans = zip(self._names, pairwise(self._starts), strict=True)
+        return [span for name, span in spans if self.phases[name].state(1.0).reconstruct is not None]
 
     def _ends(self) -> list[PrecisionState]:
         """The states at both ends of every stretch, in order."""

@@ -35,6 +35,9 @@ class PrecisionState:
         freeze_weights: every parameter but the clip ranges keeps its value.
         freeze_ranges: the clip ranges are not trained; those of a fake quantizer that is off never are.
         lr_scale: factor on every learning rate, on top of the optimizer's own schedule.
+        reconstruct: None, or how far the training of one block after another is, above 0 to 1: only the block
+            at it is trained, to give what the float model's block gives, see :meth:`active_block`.
+        dampening: factor, 0 or more, on the squared distance of the weights from their grid in the loss.
 
     Raises:
         InputError: if a number is outside its range.
@@ -51,6 +54,8 @@ class PrecisionState:
     freeze_weights: bool = False
     freeze_ranges: bool = False
     lr_scale: float = 1.0
+    reconstruct: float | None = None
+    dampening: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"phase '{self.phase}'"
@@ -59,13 +64,34 @@ class PrecisionState:
         check_share(self.mix, f"{where}: mix")
         check_share(self.blocks, f"{where}: blocks")
         check_block_order(self.block_order, f"{where}: block_order")
-        if not 0 <= self.lr_scale < math.inf:
-            raise InputError(f"{where}: lr_scale={self.lr_scale} must be 0 or more")
+        for name in ("lr_scale", "dampening"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{where}: {name}={getattr(self, name)} must be 0 or more")
+        if self.reconstruct is not None:
+            check_share(self.reconstruct, f"{where}: reconstruct")
 
     @property
     def quantizes(self) -> bool:
         """Whether anything at all is fake-quantized."""
         return (self.weights or self.activations) and self.mix > 0 and self.blocks > 0
+
+    @property
+    def trains_ranges_only(self) -> bool:
+        """Whether the clip ranges are trained and nothing else is."""
+        return self.freeze_weights and not self.freeze_ranges
+
+    def active_block(self, num_blocks: int) -> int | None:
+        """Index of the block that is trained alone; None where the model is trained as a whole.
+
+        Each of the ``num_blocks`` transformer blocks has its own equal part of the way, in the model's order.
+
+        Example:
+            >>> [PrecisionState("blocks", reconstruct=step / 6).active_block(3) for step in range(1, 7)]
+            [0, 0, 1, 1, 2, 2]
+        """
+        if self.reconstruct is None:
+            return None
+        return max(0, math.ceil(self.reconstruct * num_blocks - TOLERANCE) - 1)
 
     def quantized_blocks(self, num_blocks: int) -> tuple[int, ...]:
         """Indices of the blocks that are quantized, in the order in which they were turned on.

@@ -69,11 +69,17 @@ class ScheduleRow:
         return _from_to(self.start.lr_scale, self.end.lr_scale)
 
     @property
+    def dampening(self) -> str:
+        """Factor on the weights' distance from their grid in the loss."""
+        return _from_to(self.start.dampening, self.end.dampening)
+
+    @property
     def details(self) -> str:
         """Everything else that is not as usual, such as ``mix 0.05 -> 1, lr 0.9 -> 0.1``."""
-        usual = {"blocks": "1", "mix": "1", "frozen": "-", "lr": "1"}
+        usual = {"blocks": "1", "mix": "1", "frozen": "-", "lr": "1", "dampening": "0"}
         notes = [f"{name} {getattr(self, name)}" for name in usual if getattr(self, name) != usual[name]]
-        return ", ".join(["observing", *notes] if self.end.observe else notes)
+        ways = {"observing": self.end.observe, "block by block": self.end.reconstruct is not None}
+        return ", ".join([way for way, is_on in ways.items() if is_on] + notes)
 
 
 def schedule_table(rows: Iterable[ScheduleRow]) -> Table:

@@ -16,10 +16,14 @@ from qat.errors import InputError
 from qat.hosts import apply_state, hosts, quantizers, range_parameters
 from qat.schedule.schedule import PrecisionSchedule
 from qat.schedule.state import PrecisionState
-from qat.training import optim
+from qat.training import optim, outputs
+from qat.training.checks import check_parts
 from qat.training.losses import Loss
 from qat.training.losses.base import token_cross_entropy
 from qat.training.optim import OptimizerConfig
+from qat.training.outputs import Output
+from qat.training.reconstruction import Reconstruction
+from qat.training.trainable import Trainable
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -41,12 +45,13 @@ class QATModule(pl.LightningModule):
         task: which head the model has.
         seed: of dropout and masks.
         schedule: precision a step; ``None`` trains the model as it is (a float model).
-        teacher: float model for a loss that distills. It is neither trained nor saved.
+        teacher: float model for a loss that distills from one that runs, and for phases that train one block after
+            another. It is neither trained nor saved.
         masking: how a ``masked_lm`` model's inputs are hidden.
 
     Raises:
-        InputError: if the loss does not fit the task, a teacher or masking is missing, or the weights are
-            not float32.
+        InputError: if the loss does not fit the task or the model, a teacher or masking is missing, a phase would
+            train nothing, or the weights are not float32.
     """
 
     def __init__(
@@ -61,12 +66,7 @@ class QATModule(pl.LightningModule):
         masking: Masking | None = None,
     ) -> None:
         super().__init__()
-        loss.check(task)
-        if loss.teacher is not None and teacher is None:
-            raise InputError(f"loss {type(loss).__name__} needs a float teacher and none was given")
-        if task == "masked_lm" and masking is None:
-            raise InputError("a masked_lm model needs a tokenizer with a mask token; this model has none")
-        check_dtype(model)
+        check_parts(model, loss, task, schedule, teacher, masking)
         self.model = model
         self._forward: Callable[..., Any] = model.__call__
         self.loss = loss
@@ -75,18 +75,30 @@ class QATModule(pl.LightningModule):
         self.seed = seed
         self.schedule = schedule
         self.masking = masking
+        self.trainable: Trainable | None = None
+        self._distills = loss.teacher is not None and loss.top_k is None
+        self._blocks: Reconstruction | None = None
+        if teacher is not None and schedule is not None and schedule.reconstructs:
+            self._blocks = Reconstruction(model, teacher)
         # In a list, so that it is no submodule: neither its parameters nor its state are this module's.
         self._teacher: list[nn.Module] = []
-        if teacher is not None and loss.teacher is not None:
+        if teacher is not None and (self._distills or self._blocks is not None):
             self._teacher.append(teacher.eval().requires_grad_(False))
         self.state: PrecisionState | None = None
-        self._idle_ranges: list[nn.Parameter] = []
         self.window: dict[str, Tensor] = {}
         self.validation_loss = float("nan")
         self._validation = torch.zeros(2, dtype=torch.float64)
 
     def compile_forward(self) -> None:
-        """Compile the forward pass of training; the model itself stays as it was, for what comes after."""
+        """Compile the forward pass of training; the model itself stays as it was, for what comes after.
+
+        Raises:
+            InputError: if the loss records what compiled code does not show.
+        """
+        if self.loss.needs.attention_of is not None:
+            raise InputError(
+                "loss.relations looks into the attention, which compiled code hides; set trainer.compile=false"
+            )
         self._forward = torch.compile(self.model.forward)
 
     def interpret_forward(self) -> None:
@@ -98,13 +110,16 @@ class QATModule(pl.LightningModule):
         ranges = [parameter for _, parameter in range_parameters(self.model)]
         fused = self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed"
         optimizer = optim.build_optimizer(self.model, ranges, self.config, fused=fused)
+        self.trainable = Trainable(self.model, optimizer)
         rate = optim.build_rate(optimizer, self.rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def rate_factor(self, step: int) -> float:
         """Share of the highest rate at optimizer step ``step``, with the schedule's own factor."""
-        factor = optim.rate_factor(self.config, step, self.trainer.max_steps)
-        return factor if self.schedule is None else factor * self.schedule.state_at(step).lr_scale
+        if self.schedule is None:
+            return optim.rate_factor(self.config, step, self.trainer.max_steps)
+        course = self.schedule.course(step, len(self._blocks.names) if self._blocks else 0)
+        return optim.rate_factor(self.config, *course) * self.schedule.state_at(step).lr_scale
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the device; transformers loads models in evaluation mode, so leave it."""
@@ -117,32 +132,37 @@ class QATModule(pl.LightningModule):
         # Dropout draws from this seed: there is no generator state that a resume could lose.
         torch.manual_seed(self._batch_seed(batch_idx))
         if self.schedule is not None:
-            self.apply_precision(self.schedule.state_at(self.trainer.global_step))
+            step = self.trainer.global_step
+            state, before = self.schedule.state_at(step), self.schedule.state_at(max(0, step - 1))
+            self.apply_precision(state)
+            assert self.trainable is not None, "Lightning configures the optimizer first"
+            self.trainable.begin(state, fresh=self._active_block(state) != self._active_block(before))
 
     def apply_precision(self, state: PrecisionState) -> None:
         """Write ``state`` into the fake quantizers."""
         if state != self.state:
             apply_state(self.model, state)
             self.state = state
-            self._idle_ranges = idle_ranges(self.model)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The loss of one micro-batch; its parts are summed up in ``window`` for logging."""
         if self.masking is not None:
             batch = self.masking.apply(batch, self._batch_seed(batch_idx))
-        parts = self.loss(self.task, batch, self._output(self._forward, batch), self._teach(batch))
+        block = self._active_block(self.state)
+        if block is None:
+            parts = self.loss(self.task, batch, self._output(batch), self._teach(batch))
+        else:
+            assert self._blocks is not None, "a schedule that trains blocks alone has them"
+            parts = {"loss": self._blocks.error(block, outputs.arguments(self.task, batch))}
         for name, value in parts.items():
             share = value.detach() / self.trainer.accumulate_grad_batches
             self.window[name] = self.window[name] + share if name in self.window else share
         return parts
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep what the schedule freezes, and ranges that are not in use, out of the update and the clipped norm."""
-        if self.state is not None and self.state.freeze_weights:
-            optim.freeze(optim.parameters(optimizer, optim.WEIGHTS))
-        if self.state is not None and self.state.freeze_ranges:
-            optim.freeze(optim.parameters(optimizer, optim.RANGES))
-        optim.freeze(self._idle_ranges)
+        """Leave to the update, and to the clipped norm, only what the step trains."""
+        assert self.trainable is not None, "Lightning configures the optimizer first"
+        self.trainable.before_update()
 
     def configure_gradient_clipping(
         self,
@@ -155,7 +175,9 @@ class QATModule(pl.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def teardown(self, stage: str) -> None:
-        """Leave the device to what comes next; Lightning takes the trained model off it by itself."""
+        """Leave the device to what comes next, and the weights as they came; Lightning takes the model off it."""
+        if self.trainable is not None:
+            self.trainable.release()
         for teacher in self._teacher:
             teacher.cpu()
 
@@ -211,12 +233,13 @@ class QATModule(pl.LightningModule):
         """Add up the loss of the validation blocks and what it is a mean over."""
         if self.masking is not None:  # the same masks at every validation, so that losses compare
             batch = self.masking.apply(batch, _VALIDATION_SEED + batch_idx)
-        output = self._output(self._forward, batch)
         if self.task == "encoder":
-            count = torch.tensor(output.shape[0])
+            output = self._output(batch)
+            count = torch.tensor(output.head.shape[0])
             total = self.loss(self.task, batch, output, self._teach(batch))["loss"] * count
         else:
-            total, count = token_cross_entropy(self.task, batch["labels"], output)
+            logits = outputs.run(self._forward, self.model, outputs.arguments(self.task, batch), self.task).head
+            total, count = token_cross_entropy(self.task, batch["labels"], logits)
         self._validation += torch.stack([total.double(), count.double()]).cpu()
 
     def on_validation_epoch_end(self) -> None:
@@ -224,39 +247,23 @@ class QATModule(pl.LightningModule):
         total, count = self._validation.tolist()
         self.validation_loss = total / count if count else float("nan")
 
-    def _output(self, forward: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
-        # Only a causal model has a cache of keys and values, which training never reads.
-        options: dict[str, Any] = {"use_cache": False} if self.task == "causal_lm" else {}
-        output = forward(input_ids=batch["input_ids"], **options)
-        tensor: Tensor = output.last_hidden_state if self.task == "encoder" else output.logits
-        return tensor
+    def _output(self, batch: dict[str, Tensor]) -> Output:
+        inputs = outputs.arguments(self.task, batch)
+        return outputs.run(self._forward, self.model, inputs, self.task, self.loss.needs)
 
-    def _teach(self, batch: dict[str, Tensor]) -> Tensor | None:
-        if not self._teacher:
+    def _teach(self, batch: dict[str, Tensor]) -> Output | None:
+        if not self._distills:
             return None
+        (teacher,) = self._teacher
         # Not inference_mode: autograd keeps the teacher's tensor to differentiate the divergence.
         with torch.no_grad():
-            return self._output(self._teacher[0], batch)
+            inputs = outputs.arguments(self.task, batch)
+            return outputs.run(teacher.__call__, teacher, inputs, self.task, self.loss.needs)
+
+    def _active_block(self, state: PrecisionState | None) -> int | None:
+        """The block that is trained alone in ``state``."""
+        return None if state is None or self._blocks is None else state.active_block(len(self._blocks.names))
 
     def _batch_seed(self, batch_idx: int) -> int:
         """A seed of its own for each micro-batch; ``batch_idx`` counts from the start of the run."""
         return (self.seed * _SEED_STRIDE + batch_idx) % 2**63
-
-
-def idle_ranges(model: nn.Module) -> list[nn.Parameter]:
-    """The learned ranges of fake quantizers that are off now: their gradient is 0 and means nothing."""
-    learned = [quantizer for quantizer in quantizers(model).values() if quantizer.ranges()]
-    if not learned:
-        return []
-    shares = torch.stack([quantizer.enabled * quantizer.mix for quantizer in learned]).tolist()  # one transfer
-    return [one for quantizer, share in zip(learned, shares, strict=True) if share == 0 for one in quantizer.ranges()]
-
-
-def check_dtype(model: nn.Module) -> None:
-    """Refuse 16-bit weights: an update below their last bit is lost, so at usual rates they do not move."""
-    narrow = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
-    if narrow:
-        raise InputError(
-            f"'{narrow[0]}' is {model.get_parameter(narrow[0]).dtype}, and training needs float32 weights; "
-            "set model.dtype=float32, and trainer.precision=bf16-mixed for 16-bit arithmetic"
-        )

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from qat.errors import InputError, RunError
+from qat.training.callbacks.average import Average
 from qat.training.callbacks.checkpoints import BEST, LAST, Checkpoints
 from qat.training.callbacks.interrupt import Interrupt
 from qat.training.callbacks.metrics import Metrics
@@ -60,10 +62,12 @@ class TrainerConfig:
         workers: processes that read blocks; 0 reads in the main one.
         use_best: end with the weights of ``best.ckpt``, the lowest validation loss at the scheme's precision,
             instead of those of the last step. The last step must be validated, so that it takes part.
+        average: end with the mean of the weights and ranges of the last steps, this share of them; 0 for those
+            of the last step. Not with ``use_best``.
         compile: ``torch.compile`` the model; needs a C++ compiler on CPU.
 
     Raises:
-        InputError: if a value is outside its range.
+        InputError: if a value is outside its range, or two exclude each other.
     """
 
     max_steps: int
@@ -81,6 +85,7 @@ class TrainerConfig:
     num_threads: int | None = None
     workers: int = 0
     use_best: bool = False
+    average: float = 0.0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -92,6 +97,13 @@ class TrainerConfig:
             value = getattr(self, name)
             if value not in allowed:
                 raise InputError(f"trainer.{name}={value!r} must be one of {', '.join(allowed)}")
+        if not 0 <= self.average <= 1:
+            raise InputError(f"trainer.average={self.average} must be a share of the steps, from 0 to 1")
+        if self.average and self.use_best:
+            raise InputError(
+                f"trainer.average={self.average} and trainer.use_best=true both say which weights a run ends with; "
+                "set trainer.average=0 or trainer.use_best=false"
+            )
         if self.use_best and (not self.val_every or self.max_steps % self.val_every):
             raise InputError(
                 f"trainer.use_best=true and trainer.val_every={self.val_every}: the last step must be validated too; "
@@ -106,6 +118,7 @@ class FitResult:
     Attributes:
         steps: optimizer steps done, those before a resume included.
         weights_of: the step whose weights the model has: the last one, or that of ``best.ckpt``.
+        averaged: steps, ending with ``weights_of``, whose mean the model has; 1 for the weights of one step.
         tokens: tokens seen.
         seconds: of training, without validation.
         tokens_per_second: of training.
@@ -113,6 +126,7 @@ class FitResult:
 
     steps: int
     weights_of: int
+    averaged: int
     tokens: int
     seconds: float
     tokens_per_second: float
@@ -149,10 +163,13 @@ def fit(
     metrics = Metrics(config.log_every, throughput)
     val_every = config.val_every if datamodule.validation is not None else 0
     checkpoints = Checkpoints(directory, config.save_every, val_every, interrupt)
-    callbacks = [NanGuard(), throughput, metrics, ProgressBar(metrics), interrupt, checkpoints]
+    callbacks: list[Callback] = [NanGuard(), throughput, metrics, ProgressBar(metrics), interrupt, checkpoints]
     if config.quant_error_every and module.schedule is not None:
         callbacks.insert(2, QuantError(config.quant_error_every))
     csv_and_others = [CsvLogger(run_dir), *(one for one in loggers if not isinstance(one, CsvLogger))]
+    average = Average(config.max_steps + 1 - max(1, round(config.average * config.max_steps)))
+    if config.average:
+        callbacks.insert(0, average)
     last = directory / LAST
     with _quiet():
         trainer = _lightning_trainer(config, val_every, run_dir, logger=csv_and_others, callbacks=callbacks)
@@ -163,10 +180,12 @@ def fit(
         except SystemExit as error:  # how Lightning ends at a second Ctrl-C
             raise KeyboardInterrupt from error
     weights_of = _load_best(module, directory / BEST) if config.use_best else trainer.global_step
+    averaged = average.apply(module.model) if config.average else 1
     module.model.eval()
     return FitResult(
         steps=trainer.global_step,
         weights_of=weights_of,
+        averaged=averaged,
         tokens=throughput.tokens,
         seconds=throughput.seconds,
         tokens_per_second=throughput.tokens_per_second,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
 from torch import Tensor
 from torch.nn import functional
 
 from qat.data.tokens import IGNORED_LABEL
+from qat.errors import InputError
+from qat.training.outputs import Needs, Output
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -22,7 +24,18 @@ class Loss(Protocol):
 
     @property
     def teacher(self) -> Teacher | None:
-        """Which float model gives ``teacher_output``; None for a loss that needs none."""
+        """Which float model teaches; None for a loss that needs none."""
+
+    @property
+    def top_k(self) -> int | None:
+        """None: the teacher runs beside the model. A number: so many of its logits a position come with the batch.
+
+        They are ``teacher_ids`` and ``teacher_log_probs`` of :class:`qat.training.teacher_cache.Taught`.
+        """
+
+    @property
+    def needs(self) -> Needs:
+        """What the loss looks at besides the head, in the model and in a teacher that runs."""
 
     def check(self, task: Task) -> None:
         """Refuse a task that the loss cannot train.
@@ -32,16 +45,15 @@ class Loss(Protocol):
         """
 
     def __call__(
-        self, task: Task, batch: dict[str, Tensor], output: Tensor, teacher_output: Tensor | None
+        self, task: Task, batch: dict[str, Tensor], student: Output, teacher: Output | None
     ) -> dict[str, Tensor]:
         """Return ``{"loss": scalar, <part>: scalar, ...}``; parts are logged as they are.
 
         Args:
             task: says how positions line up with labels.
             batch: ``input_ids`` and ``labels``, int64 ``[batch, block]``; labels are not shifted.
-            output: logits ``[batch, block, vocabulary]``, or hidden states ``[batch, block, hidden]``
-                when the task is ``encoder``.
-            teacher_output: the teacher's tensor of the same shape, without gradient; None without a teacher.
+            student: what the model gave.
+            teacher: what the teacher gave, without gradient; None if none runs.
         """
 
 
@@ -64,6 +76,41 @@ def token_cross_entropy(task: Task, labels: Tensor, logits: Tensor) -> tuple[Ten
     return total, (wanted != IGNORED_LABEL).sum()
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` holds; 0 when it holds nowhere (a block without trained tokens)."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+def mean_cross_entropy(task: Task, labels: Tensor, logits: Tensor) -> Tensor:
+    """Nats a trained token; 0 without any."""
+    total, count = token_cross_entropy(task, labels, logits)
+    return total / count.clamp(min=1)
+
+
+def trained_mean(task: Task, labels: Tensor, values: Tensor) -> Tensor:
+    """Mean of ``values``, one a position in a row, over the positions with a trained label; 0 without any."""
+    mask = targets(task, labels) != IGNORED_LABEL
+    return (align(task, values.view(labels.shape)) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def check_teacher(teacher: str) -> None:
+    """Refuse what is no teacher.
+
+    Raises:
+        InputError: naming the two there are.
+    """
+    if teacher not in get_args(Teacher):
+        raise InputError(f"loss.teacher={teacher!r} must be 'base' or 'tuned_float'")
+
+
+def check_mix(mix: float) -> None:
+    """Refuse what is no share of the divergence.
+
+    Raises:
+        InputError: unless ``0 <= mix <= 1``.
+    """
+    if not 0 <= mix <= 1:
+        raise InputError(f"loss.mix={mix} must be from 0 (cross-entropy only) to 1 (teacher only)")
+
+
+def mixed(mix: float, kl: Tensor, task: Task, batch: dict[str, Tensor], student: Output) -> dict[str, Tensor]:
+    """``mix * kl + (1 - mix) * cross_entropy`` with its parts; at mix 1 no cross-entropy is worked out."""
+    if mix == 1:
+        return {"loss": kl, "kl": kl.detach()}
+    ce = mean_cross_entropy(task, batch["labels"], student.head)
+    return {"loss": mix * kl + (1 - mix) * ce, "kl": kl.detach(), "ce": ce.detach()}

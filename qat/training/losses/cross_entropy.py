@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from qat.errors import InputError
-from qat.training.losses.base import token_cross_entropy
+from qat.training.losses.base import mean_cross_entropy
+from qat.training.outputs import Needs, Output
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -20,6 +21,8 @@ class CrossEntropy:
     """
 
     teacher = None
+    top_k = None
+    needs = Needs()
 
     def check(self, task: Task) -> None:
         """Refuse an encoder.
@@ -33,8 +36,7 @@ class CrossEntropy:
             )
 
     def __call__(
-        self, task: Task, batch: dict[str, Tensor], output: Tensor, teacher_output: Tensor | None
+        self, task: Task, batch: dict[str, Tensor], student: Output, teacher: Output | None
     ) -> dict[str, Tensor]:
         """See :class:`qat.training.losses.base.Loss`."""
-        total, count = token_cross_entropy(task, batch["labels"], output)
-        return {"loss": total / count.clamp(min=1)}
+        return {"loss": mean_cross_entropy(task, batch["labels"], student.head)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn import functional
 
-from qat.data.tokens import IGNORED_LABEL
 from qat.errors import InputError
-from qat.training.losses.base import Teacher, align, masked_mean, targets, token_cross_entropy
+from qat.training.losses.base import Teacher, check_mix, check_teacher, mixed, trained_mean
+from qat.training.losses.divergence import forward_kl
+from qat.training.outputs import Needs, Output
 
 if TYPE_CHECKING:
     from qat.models.loaded import Task
@@ -31,6 +31,9 @@ class Distill:
         InputError: if an option is outside its range.
     """
 
+    top_k = None
+    needs = Needs()
+
     def __init__(
         self,
         temperature: float = 1.0,
@@ -39,10 +42,8 @@ class Distill:
     ) -> None:
         if temperature <= 0:
             raise InputError(f"loss.temperature={temperature} must be above 0; 1.0 is the usual choice")
-        if not 0 <= mix <= 1:
-            raise InputError(f"loss.mix={mix} must be from 0 (cross-entropy only) to 1 (teacher only)")
-        if teacher not in get_args(Teacher):
-            raise InputError(f"loss.teacher={teacher!r} must be 'base' or 'tuned_float'")
+        check_mix(mix)
+        check_teacher(teacher)
         self.temperature = temperature
         self.mix = mix
         self.teacher = teacher
@@ -59,28 +60,14 @@ class Distill:
             )
 
     def __call__(
-        self, task: Task, batch: dict[str, Tensor], output: Tensor, teacher_output: Tensor | None
+        self, task: Task, batch: dict[str, Tensor], student: Output, teacher: Output | None
     ) -> dict[str, Tensor]:
         """See :class:`qat.training.losses.base.Loss`; parts are ``kl`` and ``ce``, or ``mse``."""
-        assert teacher_output is not None, "the module gives what the loss names as its teacher"
-        mask = targets(task, batch["labels"]) != IGNORED_LABEL
-        student, teacher = align(task, output).float(), align(task, teacher_output).float()
+        assert teacher is not None, "the module gives what the loss names as its teacher"
         if task == "encoder":
-            mse = masked_mean((student - teacher).square().mean(-1), mask)
+            errors = (student.head.float() - teacher.head.float()).square().mean(-1)
+            mse = trained_mean(task, batch["labels"], errors)
             return {"loss": mse, "mse": mse.detach()}
-        kl = masked_mean(self._divergence(student, teacher), mask)
-        parts = {"kl": kl.detach()}
-        loss = self.mix * kl
-        if self.mix < 1:
-            total, count = token_cross_entropy(task, batch["labels"], output)
-            ce = total / count.clamp(min=1)
-            loss = loss + (1 - self.mix) * ce
-            parts["ce"] = ce.detach()
-        return {"loss": loss, **parts}
-
-    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """``T^2 * KL(teacher || student)`` a position, in nats: ``[..., vocabulary] -> [...]``."""
-        student_log = functional.log_softmax(student / self.temperature, dim=-1)
-        teacher_log = functional.log_softmax(teacher / self.temperature, dim=-1)
-        kl = functional.kl_div(student_log, teacher_log, log_target=True, reduction="none").sum(-1)
-        return kl * self.temperature**2
+        # All positions are worked out, those without a label too: to cut them off would copy both tensors.
+        divergence = forward_kl(student.head.flatten(0, 1), teacher.head.flatten(0, 1), self.temperature)
+        return mixed(self.mix, trained_mean(task, batch["labels"], divergence), task, batch, student)

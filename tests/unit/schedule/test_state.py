@@ -24,6 +24,8 @@ def test_the_default_is_the_scheme_fully_on() -> None:
         "freeze_weights": False,
         "freeze_ranges": False,
         "lr_scale": 1.0,
+        "reconstruct": None,
+        "dampening": 0.0,
     }
 
 

@@ -18,9 +18,13 @@ from transformers import LlamaForCausalLM
 
 from qat.prepare import prepare
 from qat.schedule import PrecisionSchedule
+from qat.schedule.phases.block_reconstruction import BlockReconstruction
+from qat.schedule.phases.dampen import Dampen
+from qat.schedule.phases.fake_quant import FakeQuant
 from qat.schedule.phases.float_warmup import FloatWarmup
 from qat.schedule.phases.freeze_ranges import FreezeRanges
 from qat.schedule.phases.progressive_bits import ProgressiveBits
+from qat.schedule.phases.ranges_only import RangesOnly
 from qat.scheme import preset
 from qat.training.datamodule import QATDataModule
 from qat.training.losses import CrossEntropy, Distill, Loss
@@ -64,6 +68,20 @@ def quantized_module(steps: int) -> QATModule:
     return QATModule(model, Distill(mix=0.5), OptimizerConfig(), "causal_lm", 0, schedule, tiny_llama(0.0))
 
 
+def blockwise_module(steps: int, loss: Loss | None = None) -> QATModule:
+    """A run as EfficientQAT's between two others: of 20 steps, 3 to 10 train one block each four, 11 to 14 ranges."""
+    model = tiny_llama()
+    prepare(model, preset("w2a16_g32_asym"))
+    phases = {
+        "first": FakeQuant(steps=3),
+        "blocks": BlockReconstruction(steps=8),
+        "ranges": RangesOnly(steps=4, rate=0.5),
+        "end": Dampen(),
+    }
+    schedule = PrecisionSchedule(phases, steps)
+    return QATModule(model, loss or CrossEntropy(), OptimizerConfig(), "causal_lm", 0, schedule, tiny_llama(0.0))
+
+
 def float_module(loss: Loss | None = None, model: nn.Module | None = None, **optimizer: Any) -> QATModule:
     """A model without quantizers."""
     config = OptimizerConfig(**optimizer)
@@ -87,6 +105,7 @@ class Tiny:
         self.blocks: Callable[..., RandomBlocks] = RandomBlocks
         self.llama = tiny_llama
         self.quantized = quantized_module
+        self.blockwise = blockwise_module
         self.float = float_module
         self.run = run
         self.rows = support.rows

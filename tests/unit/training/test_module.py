@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,17 +249,3 @@ def test_bits_and_phase_of_the_state(tiny: Tiny) -> None:
 
 def test_a_float_model_has_no_precision_to_show(tiny: Tiny) -> None:
     assert tiny.float().precision() == {}
-
-
-def test_only_a_causal_model_is_told_about_the_cache(tiny: Tiny) -> None:
-    seen: list[dict[str, Any]] = []
-
-    def forward(**arguments: Any) -> SimpleNamespace:
-        seen.append(arguments)
-        return SimpleNamespace(logits=torch.zeros(1), last_hidden_state=torch.zeros(1))
-
-    for task in ("causal_lm", "masked_lm"):
-        module = tiny.float()
-        module.task = task
-        module._output(forward, {"input_ids": torch.zeros(1)})
-    assert [set(arguments) for arguments in seen] == [{"input_ids", "use_cache"}, {"input_ids"}]

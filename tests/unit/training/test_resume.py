@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from qat.training.losses import DistillHidden
+
 Tiny = Any
 
 # Kills its own process at micro-batch 13 (the second half of step 7), in the middle of writing the checkpoint of
@@ -101,6 +103,46 @@ def test_stopped_by_errors(tiny: Tiny, whole: Path, tmp_path: Path, stops: list[
     resumed = tiny.quantized(20)
     tiny.run(resumed, tmp_path, resume=True)
     _assert_same_run(tiny, whole, tmp_path, resumed)
+
+
+@pytest.fixture(scope="module")
+def whole_blockwise(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run through every phase that trains a part of the model, with its last weights averaged."""
+    folder = tmp_path_factory.mktemp("blockwise")
+    tiny.run(_blockwise(tiny), folder, average=0.4)
+    return folder
+
+
+def _blockwise(tiny: Tiny) -> Any:
+    return tiny.blockwise(20, DistillHidden(relations=1.0))
+
+
+# Steps 3 to 6 and 7 to 10 train a block each, 11 to 14 ranges, 15 to 19 are dampened; averaging begins at step 12,
+# and every fourth step is saved: 14 is the end of step 6, whose last checkpoint is in the block's middle.
+@pytest.mark.parametrize("stops", [[11], [24], [33], [13, 21, 39]])
+def test_part_by_part_too(tiny: Tiny, whole_blockwise: Path, tmp_path: Path, stops: list[int]) -> None:
+    for number, stop in enumerate(stops):
+        _stopped_at(tiny, tmp_path, stop, resume=number > 0, module=_blockwise(tiny), average=0.4)
+    resumed = _blockwise(tiny)
+    tiny.run(resumed, tmp_path, resume=True, average=0.4)
+    expected, found = (tiny.checkpoint(folder)["callbacks"]["Average"] for folder in (whole_blockwise, tmp_path))
+    assert expected["count"] == found["count"] == 8
+    for name, value in resumed.model.named_parameters():
+        assert torch.equal(value, expected["mean"][name]) and torch.equal(value, found["mean"][name]), name
+    resumed.load_state_dict(tiny.checkpoint(tmp_path)["state_dict"])
+    _assert_same_run(tiny, whole_blockwise, tmp_path, resumed)
+
+
+@pytest.mark.parametrize("stop", [14, 22])
+def test_a_stop_between_two_parts_drops_the_moments_too(
+    tiny: Tiny, whole_blockwise: Path, tmp_path: Path, stop: int
+) -> None:
+    """Saved after every step, so that the last checkpoint is that of a finished block or phase."""
+    _stopped_at(tiny, tmp_path, stop, False, _blockwise(tiny), average=0.4, save_every=1)
+    resumed = _blockwise(tiny)
+    tiny.run(resumed, tmp_path, resume=True, average=0.4, save_every=1)
+    resumed.load_state_dict(tiny.checkpoint(tmp_path)["state_dict"])
+    _assert_same_run(tiny, whole_blockwise, tmp_path, resumed)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
