@@ -57,11 +57,15 @@ CHANGES: tuple[dict[str, str], ...] = (
     {"scale_format": "lossless_fp16", "rest_dtype": "float16"},
 )
 """What is tried, in this order, until a format can hold what comes out: the preset as it is first."""
+_ACTIVATIONS = frozenset({"w4a8_channel", "w4a8_g32", "w4a8_static_channel", "w8a8", "w8a8_static"})
+_KV_CACHE = frozenset({"w4a16_g32_kv8", "w8a8_kv8", "w8a8_static_kv8"})
 REFUSED: dict[str, frozenset[str]] = {
-    "gguf": frozenset({"w2a16_g32_asym", "w4a16_g32_asym", "w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
-    "gptq": frozenset({"w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
-    "onnx, static=true": frozenset({"w4a8_channel", "w4a8_g32", "w8a8", "w8a8_static"}),
-    "torchao": frozenset({"w4a8_g32", "w8a8_static"}),
+    "compressed_tensors": frozenset({"w4a16_g32_head8"}),
+    "gguf": _ACTIVATIONS | _KV_CACHE | {"w2a16_g32_asym", "w4a16_g32_asym"},
+    "gptq": _ACTIVATIONS | _KV_CACHE | {"w4a16_g32_head4", "w4a16_g32_head8"},
+    "onnx": _KV_CACHE,
+    "onnx, static=true": _ACTIVATIONS | _KV_CACHE,
+    "torchao": _KV_CACHE | {"w4a8_g32", "w4a8_static_channel", "w8a8_static"},
 }
 """Format -> the schemes that it cannot hold, whatever is changed of them; docs/formats.md says why."""
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
@@ -214,7 +218,7 @@ def main(words: list[str]) -> int:
     """Run what the command line asks for."""
     options = parse(words)
     console = Console(width=None if sys.stdout.isatty() else 150)
-    picked = [f"engine=[{','.join(options.engines)}]", "export=[]"]
+    picked = [f"engine=[{','.join(options.engines)}]", "export=[]", "ptq=rtn"]
     run = check(compose([*picked, "trainer.device=cpu", f"evaluate.blocks={options.blocks}"]))
     block_size = instantiate(run.trainer, "trainer").block_size
     matrix = Matrix(

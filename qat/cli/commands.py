@@ -25,14 +25,19 @@ def commands() -> dict[str, str]:
 def load(command: str) -> ModuleType:
     """Import a command's module.
 
-    It has ``main(run, folder)`` and ``ACCEPTS``, which says whether it takes ``resume=``,
-    ``run=``, ``overwrite=`` or ``stream=``.
+    It has ``main(run, folder)`` and ``ACCEPTS``, which says which of the keys that few commands have a use for it
+    takes, such as ``resume=`` and ``run=``.
 
     Raises:
-        InputError: for an unknown command.
+        InputError: for an unknown command, or one that needs a package that is not there.
     """
     check(command)
-    return importlib.import_module(f"{jobs.__name__}.{command}")
+    try:
+        return importlib.import_module(f"{jobs.__name__}.{command}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "qat":
+            raise
+        raise InputError(f"qat {command} needs the package {error.name}, which is not installed; install it") from error
 
 
 def check(command: str) -> None:
@@ -43,8 +48,8 @@ def check(command: str) -> None:
         raise InputError(f"there is no command '{command}'{hint} commands: {', '.join(known)}")
 
 
-def check_accepts(command: str, given: Mapping[str, str | None]) -> None:
-    """Refuse ``resume``, ``run``, ``overwrite`` or ``stream`` where the command has no use for it.
+def check_accepts(command: str, given: Mapping[str, object]) -> None:
+    """Refuse ``resume``, ``run``, ``overwrite``, ``stream``, ... where the command has no use for it.
 
     Args:
         command: name of the command.

@@ -18,9 +18,10 @@ from qat.cli.help_text import (
     KEYS_OF_A_FINISHED_RUN,
     KEYS_OF_BENCH,
     KEYS_OF_HOSTING,
+    KEYS_OF_MIXED_PRECISION,
     OPTIONS,
 )
-from qat.config.compose import GROUP, choices, groups
+from qat.config.compose import GROUP, ROW, choices, groups
 from qat.config.hosting import schema
 from qat.config.schema import SETTLED_KEYS, RunConfig
 from qat.engines.serving import ENGINES
@@ -44,7 +45,7 @@ def overview(console: Console) -> None:
 
 def command_page(console: Console, command: str) -> None:
     """Print the page of ``qat <command> --help``."""
-    detailed = [_section(f"{group}=", _pairs(_described(command, group))) for group in _groups_of(command)]
+    detailed = [_section(_written(group), _pairs(_described(command, group))) for group in _groups_of(command)]
     _print(
         console,
         Text(f"qat {command}: {commands()[command]}"),
@@ -59,6 +60,8 @@ def command_page(console: Console, command: str) -> None:
 def _keys_of(command: str) -> tuple[tuple[str, str], ...]:
     if command in KEYS_OF_HOSTING:
         return KEYS_OF_HOSTING[command]
+    if command in KEYS_OF_MIXED_PRECISION:
+        return KEYS_OF_MIXED_PRECISION[command]
     return KEYS_OF_A_FINISHED_RUN if _is_of_a_run(command) else KEYS
 
 
@@ -69,7 +72,13 @@ def _groups_of(command: str) -> list[str]:
     hosting = {field.name for name in KEYS_OF_HOSTING for field in fields(schema(name) or RunConfig)}
     hosting -= {field.name for field in fields(RunConfig)}
     shown = [group for group in (GROUP, *groups()) if group not in hosting]
-    return [group for group in shown if not (_is_of_a_run(command) and group in SETTLED_KEYS)]
+    settled = SETTLED_KEYS if _is_of_a_run(command) else ()
+    return [group for group in shown if group not in settled and (group != ROW or command == "compare")]
+
+
+def _written(group: str) -> str:
+    """How a choice of the group is typed."""
+    return "rows=[<row>,...]" if group == ROW else f"{group}="
 
 
 def _is_of_a_run(command: str) -> bool:
@@ -118,7 +127,7 @@ def _recipes() -> RenderableType:
 
 
 def _groups() -> RenderableType:
-    return _pairs({group: ", ".join(choices(group)) for group in groups()})
+    return _pairs({group: ", ".join(choices(group)) for group in groups() if group != ROW})
 
 
 def _described(command: str, group: str) -> dict[str, str]:

@@ -9,6 +9,9 @@ EXAMPLES = (
     ("qat train resume=outputs/demo/w4a16_lsq/latest", "go on after an interruption, bit for bit"),
     ("qat ptq model=hf model.path=models/my-llama scheme=w8a8", "quantize a model without training"),
     ("qat ptq model=hf model.path=models/llama-70b stream=true", "the same for a model larger than memory"),
+    ("qat sensitivity recipe=demo/w4a16_lsq", "measure what each layer loses at 2, 3, 4 and 8 bits"),
+    ("qat allocate run=outputs/demo/w4a16_lsq/latest budget=3.5", "choose each layer's bits by it, and write a scheme"),
+    ("qat compare recipe=demo/w4a16_lsq", "every PTQ method, torchao's QAT and ours in one table, 3 seeds each"),
     ("qat export run=outputs/demo/w4a16_lsq/latest export=[gguf,onnx]", "write a finished run in other formats"),
     ("qat validate run=outputs/demo/w4a16_lsq/latest engine=[vllm,llama_cpp]", "load its exports in real engines"),
     ("qat deploy target=bedrock run=outputs/demo/w4a16_lsq/latest", "write what Bedrock imports, and check it"),
@@ -32,11 +35,13 @@ OPTIONS = (
 KEYS = (
     ("recipe=demo/w4a16_lsq", "start from a recipe; every other key changes it"),
     ("scheme=w8a8", "pick a choice of a group"),
+    ("scheme=mine/scheme.yaml", "a scheme file of your own, as those of configs/scheme are"),
     ("trainer.max_steps=500", "set an option of what is picked"),
     ("+phase@schedule.warmup=float_warmup", "add a phase named warmup to the precision schedule"),
     ("+ptq@baseline.ptq.mse=rtn_mse", "compare with one more PTQ algorithm, under the name mse"),
     ("export=[]", "write no export; export=[a,b] writes several"),
     ("engine=[transformers,vllm]", "engines that load every export whose format they know; [] for none"),
+    ("rows=[gptq,recipe] seeds=[0,1,2]", "qat compare: which rows and seeds; tune=false keeps the recipe's rates"),
     ("'~logger'", "leave a group out (quoted for the shell); '~scheme' is float training"),
     ("run_dir=DIR", "where the result goes; default: outputs/<recipe or model>/<time>"),
     ("seed=1 evaluate.blocks=64", "keys besides the groups; also baseline.*, expect.*, rest_dtype, ..."),
@@ -50,6 +55,24 @@ KEYS_OF_A_FINISHED_RUN = (
     ("trainer.device=cpu", "where qat validate computes"),
     ("evaluate.blocks=64", "how much text qat validate scores; other text than the run's is not stored"),
 )
+KEYS_OF_MIXED_PRECISION = {
+    "sensitivity": (
+        ("widths=[2,3,4,8]", "the bits at which every layer is measured; default: these"),
+        ("granularity=layer", "what has one width: layer, shared_input (query, key and value are one) or block"),
+        ("scheme=w4a16_g32", "what the grids are but for their bits, and which layers there are"),
+        ("ptq=rtn_mse", "what sets the ranges: rtn or rtn_mse"),
+        ("calibration_batches=8", "batches of the training split that it is measured on"),
+        ("recipe=demo/w4a16_lsq", "whose model and data; or model=... data=..."),
+        ("run_dir=DIR", "where the result goes; default: outputs/<recipe or model>/<time>"),
+        ("trainer.device=cpu", "where it computes; trainer.block_size and trainer.batch_size count, too"),
+    ),
+    "allocate": (
+        ("run=<run folder>", "what qat sensitivity measured"),
+        ("budget=3.5", "bits a weight on average, scales not counted"),
+        ("budget_bytes=500e3", "in its place: bytes of the whole quantized checkpoint"),
+        ("overwrite=true", "replace the allocation of the same budget"),
+    ),
+}
 KEYS_OF_HOSTING = {
     "deploy": (
         ("target=bedrock", "the host; target.<option>=... sets its options"),
@@ -100,6 +123,9 @@ FOLDERS = {
     "train": "[resume=<run folder>] ",
     "ptq": "[resume=<run folder>] ",
     "evaluate": "[run=<run folder>] ",
+    "compare": "[resume=<run folder>] ",
+    "sensitivity": "[resume=<run folder>] ",
+    "allocate": "run=<run folder> budget=<bits a weight> ",
     "export": "run=<run folder> ",
     "validate": "run=<run folder> ",
     "deploy": "target=<host> run=<run folder> [action=prepare|preflight|push|delete] ",

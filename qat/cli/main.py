@@ -132,6 +132,11 @@ def _start(command: str, config: DictConfig, overrides: list[str], swept: Path |
     switches = {
         "overwrite": "true" if config.overwrite else None,
         "stream": "true" if config.stream and config.run is None else None,  # a finished run may have been streamed
+        **{key: config[key] for key in ("widths", "granularity") if config.run is None},
+        **{key: config[key] for key in ("budget", "budget_bytes")},
+        "rows": config.rows or None,
+        "seeds": config.seeds or None,
+        "tune": None if config.tune else "false",
     }
     commands.check_accepts(command, {"resume": config.resume, "run": config.run, **switches})
     run = check(config)

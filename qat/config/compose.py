@@ -25,25 +25,33 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from qat import paths
-from qat.config import hosting, resolvers, schema
+from qat.config import hosting, resolvers, schema, scheme_file
 from qat.errors import InputError
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 GROUP = "recipe"
+# The group that `qat compare` picks from with `rows=[...]`: no part of a run.
+ROW = "row"
 # Groups of which a run may pick several (`export=[a,b]`): each config gets its own place, `export.<name>`.
 SEVERAL = ("export", "engine", "pricing")
 
 
 class ConfigsSource(FileConfigSource):
-    """The shipped ``configs/`` folder (or another one of the same layout)."""
+    """The shipped ``configs/`` folder (or another one of the same layout); a scheme may also be a file elsewhere."""
 
     @staticmethod
     def scheme() -> str:
         return "configs"
 
+    def is_config(self, config_path: str) -> bool:
+        return scheme_file.find(config_path) is not None or super().is_config(config_path)
+
     def load_config(self, config_path: str) -> ConfigResult:
         """Read one config, and give those of the groups in :data:`SEVERAL` a package of their own."""
+        if (path := scheme_file.find(config_path)) is not None:
+            node = OmegaConf.create(scheme_file.load(path))
+            return ConfigResult(self.provider, str(path), node, header={"package": None})
         result = super().load_config(config_path)
         group, _, name = config_path.removesuffix(".yaml").rpartition("/")
         if group in SEVERAL and result.header["package"] is None:

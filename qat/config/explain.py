@@ -14,7 +14,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from qat.config.compose import SEVERAL, choices, groups
+from qat.config import scheme_file
+from qat.config.compose import ROW, SEVERAL, choices, groups
 from qat.config.wrong_type import of_node
 from qat.errors import InputError, nearest
 
@@ -35,6 +36,9 @@ def explain(error: Exception) -> InputError:
     if (ours := _our_own(error)) is not None:
         return ours
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        if error.missing_cfg_file.startswith(f"{scheme_file.GROUP}/") and scheme_file.is_path(error.missing_cfg_file):
+            path = error.missing_cfg_file.partition("/")[2]
+            return InputError(f"scheme={path}: there is no such file; give a scheme file, or a name: scheme=<choice>")
         return unknown_choice(*_split(error.missing_cfg_file))
     if isinstance(error, OverrideParseException):
         return InputError(f"'{error.override}' cannot be read as an option; write it as key=value{_quoting(error)}")
@@ -89,6 +93,8 @@ def how_to_pick(key: str) -> str:
 def _no_match(verb: str, key: str) -> InputError:
     """``phase@schedule.x=blend`` without its plus, ``~export``, ``~loss`` where there is none."""
     group, _, place = key.partition("@")
+    if key == ROW:
+        return InputError(f"{key} is no part of a run; the rows of qat compare are picked with rows=[<row>,...]")
     if verb == "override":
         fix = f"+{key}=<choice>" if place else how_to_pick("schedule.<name>")  # `phase` is no part of a run by itself
         return InputError(f"there is no {key} to replace; to add one, write {fix}")

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from qat.config import scheme_file
 from qat.errors import InputError
 from qat.paths import new_folder
 
@@ -77,10 +78,11 @@ def redact_override(override: str) -> str:
 
 
 def write(config: dict[str, Any], overrides: Sequence[str], folder: Path) -> None:
-    """Write both files into the new folder ``<folder>/.hydra``; secrets must have been redacted."""
+    """Write both files, and a scheme that was a file, into the new ``<folder>/.hydra``; without secrets by now."""
     with new_folder(folder / ".hydra") as temporary:
         (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         (temporary / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
+        scheme_file.write(config, temporary)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,13 +100,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_overrides(folder: Path) -> list[str]:
     """The overrides that the run in ``folder`` was made with; redacted ones are left out.
 
+    Where it read a scheme from a file, the last one reads what the run has recorded of it.
+
     Raises:
         InputError: if ``folder`` is not a run folder.
     """
     overrides = _read(folder, "overrides.yaml")
     if not isinstance(overrides, list):
         raise InputError(f"{folder}/.hydra/overrides.yaml is damaged; it must hold a list of key=value")
-    return [str(override) for override in overrides if not str(override).endswith(f"={REDACTED}")]
+    kept = [str(override) for override in overrides if not str(override).endswith(f"={REDACTED}")]
+    return [*kept, *scheme_file.override(folder / ".hydra")]
 
 
 def _read(folder: Path, name: str) -> Any:

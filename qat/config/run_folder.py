@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,6 +64,20 @@ class RunFolder:
         before = len(record.read_overrides(self.path)) if self.exists else 0
         given = (override.partition("=")[0].lstrip("+~") for override in self.overrides[before:])
         return any(name == key or name.startswith(f"{key}.") for name in given)
+
+    def refuse_change(self, keys: Iterable[str]) -> None:
+        """Return if an existing run is taken up with the ``keys`` that it was started with.
+
+        Args:
+            keys: of the config, besides those that :func:`choose` looks at.
+
+        Raises:
+            InputError: one differs.
+        """
+        saved = record.read_config(self.path)
+        for key in keys:
+            if found := difference(saved.get(key), self.config.get(key), key):
+                raise InputError(f"{found[0]}={found[2]} but {self.path} was started with {found[1]}; start a new run")
 
     def create(self) -> Path:
         """Make the folder and write what ran into ``.hydra``; an existing run is left as it is.

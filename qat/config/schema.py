@@ -41,14 +41,15 @@ NAMED_COMPONENTS = {
 REST_DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What decides the weights that a training ends with: a resume must find these unchanged.
 TRAINING_KEYS = (
-    *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer", "calibration_batches"),
+    *("recipe", "seed", "model", "data", "scheme", "fake_quantizer", "observer", "ptq", "calibration_batches"),
     "rest_dtype",
     *("loss", "optimizer", "trainer", "schedule", "baseline"),
 )
 # What a finished run has settled: for the commands that take `run=` these could have no effect.
 SETTLED_KEYS = (
     *("recipe", "scheme", "fake_quantizer", "observer", "ptq", "calibration_batches", "rest_dtype"),
-    *("stream", "loss", "optimizer", "schedule", "phase", "baseline", "expect", "run_dir"),
+    *("rows", "seeds", "tune", "widths", "granularity", "stream"),
+    *("loss", "optimizer", "schedule", "phase", "baseline", "expect", "run_dir"),
 )
 
 
@@ -100,7 +101,7 @@ class RunConfig:
     seed: int = 0
     # Where the result goes; null: outputs/<recipe or model>/<time>.
     run_dir: str | None = None
-    # Continue this interrupted run folder (commands `run` and `train`, and `ptq` with stream=true).
+    # Continue this interrupted run folder (commands `run` and `train`; `ptq` with stream=true or block by block).
     resume: str | None = None
     # Work on this finished run folder (commands `export`, `evaluate` and `validate`).
     run: str | None = None
@@ -111,17 +112,34 @@ class RunConfig:
     data: Any = None
     scheme: Any = None
     fake_quantizer: Any = None
+    # Sets the ranges of static activations; those of weights are up to `ptq`.
     observer: Any = None
-    # The algorithm of `qat ptq`.
+    # What quantizes the model: instead of training (`ptq`), or before it (`run` and `train`).
     ptq: Any = None
-    # Command `ptq`: read, quantize and export one tensor at a time, for a model=hf folder that does not fit in memory.
-    # The numbers are the same; nothing is scored, and nothing that needs data can be set.
+    # Command `ptq`: read, quantize and export one tensor (gptq and the like: one block) at a time, for a model=hf
+    # folder that does not fit in memory. The numbers are the same; nothing is scored, no activation can be static.
     stream: bool = False
     # Batches of the training split that PTQ algorithms and static activations are calibrated on.
     calibration_batches: int = 8
     # Dtype of what is not quantized (embeddings, norms, ...) in every quantized model of the run: float32, bfloat16,
     # float16, or auto: that of the base's own files.
     rest_dtype: str = "auto"
+    # Command `sensitivity`: the bits at which every layer is measured; null: 2, 3, 4 and 8.
+    widths: list[int] | None = None
+    # Command `sensitivity`: what has one width: `layer`, `shared_input` (layers that read the same tensor, such as
+    # query, key and value) or `block`; null: layer.
+    granularity: str | None = None
+    # Command `allocate`: bits a weight, on average over the quantized ones and without scales.
+    budget: float | None = None
+    # In place of `budget`: bytes of the whole quantized checkpoint.
+    budget_bytes: float | None = None
+    # Command `compare`: rows of the table, configs/row/<name>.yaml; empty: all of them.
+    rows: list[str] = field(default_factory=list)
+    # Command `compare`: seeds of the rows; empty: 0, 1 and 2.
+    seeds: list[int] = field(default_factory=list)
+    # Command `compare`: try the values that a row names for its options, and keep those with the lowest validation
+    # loss; false: the recipe's.
+    tune: bool = True
     loss: Any = None
     optimizer: Any = None
     trainer: Any = None

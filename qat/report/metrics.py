@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qat.errors import InputError, nearest
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """A misspelt key is an error, also when reading."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
 
 
-class Quality(_Strict):
+class Quality(Strict):
     """How good one model is; a language model has the first five, an encoder ``cosine`` and ``mse``.
 
     Attributes:
@@ -61,7 +61,7 @@ class QATQuality(Quality):
     recovery_against: Literal["tuned_float", "base"] = "base"
 
 
-class EngineResult(_Strict):
+class EngineResult(Strict):
     """What one engine made of one export.
 
     Attributes:
@@ -97,7 +97,7 @@ class EngineResult(_Strict):
     peak_memory_bytes: int | None = None
 
 
-class ExportResult(_Strict):
+class ExportResult(Strict):
     """One export, re-read, and loaded by real engines.
 
     Attributes:
@@ -133,7 +133,7 @@ class ExportResult(_Strict):
         return self.mismatched_codes + self.mismatched_zero_points + self.mismatched_scales
 
 
-class Train(_Strict):
+class Train(Strict):
     """Cost of the QAT training.
 
     Attributes:
@@ -142,6 +142,7 @@ class Train(_Strict):
         tokens_per_second: mean over the run.
         peak_memory_bytes: of the process (CPU) or the device (GPU).
         seconds: wall time of the training loop.
+        teacher_cache_bytes: of the teacher's answers on disk, where a loss reads them.
     """
 
     steps: int | None = None
@@ -149,9 +150,10 @@ class Train(_Strict):
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     seconds: float | None = None
+    teacher_cache_bytes: int | None = None
 
 
-class Environment(_Strict):
+class Environment(Strict):
     """What ran it.
 
     Attributes:
@@ -171,14 +173,14 @@ class Environment(_Strict):
     commit: str | None = None
 
 
-class Sample(_Strict):
+class Sample(Strict):
     """One prompt and what the models made of it: row name (``float``, ``qat``, ...) -> continuation."""
 
     prompt: str
     continuations: dict[str, str] = Field(default_factory=dict)
 
 
-class Metrics(_Strict):
+class Metrics(Strict):
     """The whole of ``metrics.json``.
 
     Attributes:
@@ -212,8 +214,8 @@ class Metrics(_Strict):
     samples: list[Sample] = Field(default_factory=list)
 
 
-def write(metrics: Metrics, path: Path) -> None:
-    """Write ``metrics`` as JSON with sorted keys; the file is replaced at once, never half-written.
+def write(metrics: Strict, path: Path) -> None:
+    """Write ``metrics``, or another report, as JSON with sorted keys; the file is replaced at once, never half-written.
 
     JSON has no infinity and no NaN: such a number becomes null.
     """

@@ -44,7 +44,7 @@ class Expected:
     """
 
     def __init__(self, checkpoint: QuantizedCheckpoint, evaluation: Evaluation) -> None:
-        self.weight_only = all(entry.scheme.input_activations is None for entry in checkpoint.weights.values())
+        self.weight_only = not checkpoint.scheme.rounds_activations
         self.evaluation = evaluation
         self.checkpoint = checkpoint
 

@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.config.schema import RunConfig
+from qat.data.document import Split
 from qat.engines.base import Engine
 from qat.evaluate.forward import Forward
 from qat.evaluate.generate import check_prompts, generate
@@ -33,17 +34,18 @@ class Evaluation:
     Args:
         run: the checked config.
         inputs: the base, which is the reference of ``top1_agreement`` and ``kl``, and the text.
+        split: of the text; test for what is reported, validation for what is chosen by.
 
     Raises:
-        InputError: if the test split or a prompt cannot be used.
+        InputError: if the split or a prompt cannot be used.
     """
 
-    def __init__(self, run: RunConfig, inputs: Inputs) -> None:
+    def __init__(self, run: RunConfig, inputs: Inputs, split: Split = "test") -> None:
         self.options = run.evaluate
         self.seed = run.seed
         self.inputs = inputs
         self.samples: dict[str, list[str]] = {}
-        blocks = inputs.tokens("test")
+        blocks = inputs.tokens(split)
         count = len(blocks) if self.options.blocks is None else min(self.options.blocks, len(blocks))
         self.blocks: Blocks = Subset(blocks, range(count))
         if self.options.generate:

@@ -92,8 +92,8 @@ def _taker(name: str, checkpoint: QuantizedCheckpoint) -> str | None:
         exporter.takes(checkpoint)
     except InputError:  # also where the format's own package is not installed
         return None
-    rounds_inputs = any(entry.scheme.input_activations is not None for entry in checkpoint.weights.values())
-    return f"{name} (weights only)" if rounds_inputs and not exporter.holds_activations else name
+    rounds = checkpoint.scheme.rounds_activations
+    return f"{name} (weights only)" if rounds and not exporter.holds_activations else name
 
 
 def write(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckpoint) -> None:
@@ -136,7 +136,8 @@ def validate(
         directory = folder.exports / name
         begin(f"re-reading the export {name}")
         try:
-            found = parity(checkpoint, exporter.read(directory), exporter.holds_activations)
+            caches = exporter.read_kv_cache(directory)
+            found = parity(checkpoint, exporter.read(directory), exporter.holds_activations, caches)
         except QatError as error:
             validation.problems[name] = f"cannot be read: {error}"
             continue

@@ -73,10 +73,19 @@ def load(run: RunConfig) -> Inputs:
         InputError: if either cannot be used, a block is longer than the model's context, or the device is not
             there.
     """
+    accelerator_of(instantiate(run.trainer, "trainer").device)
+    begin("loading the model")
+    return of_model(run, instantiate(run.model, "model"))
+
+
+def of_model(run: RunConfig, loaded: LoadedModel) -> Inputs:
+    """Open the text for a model that is loaded, or is a skeleton.
+
+    Raises:
+        InputError: see :func:`load`.
+    """
     trainer: TrainerConfig = instantiate(run.trainer, "trainer")
     accelerator_of(trainer.device)
-    begin("loading the model")
-    loaded: LoadedModel = instantiate(run.model, "model")
     if trainer.block_size > loaded.context:
         raise InputError(
             f"trainer.block_size={trainer.block_size} is longer than the context of {loaded.name}, "

@@ -14,6 +14,8 @@ from qat.jobs.stages import exports, quantization, tokenizers, training
 from qat.jobs.stages.console import show
 from qat.jobs.stages.inputs import Inputs
 from qat.models.loaded import LoadedModel
+from qat.ptq.base import PTQ
+from qat.ptq.store import BlockStore
 from qat.schedule.schedule import PrecisionSchedule
 from qat.scheme import Scheme
 from qat.training.losses import Loss
@@ -26,6 +28,7 @@ class Plan:
     scheme: Scheme
     schedule: PrecisionSchedule
     loss: Loss
+    start: PTQ
     exporters: dict[str, Exporter]
 
 
@@ -50,13 +53,24 @@ def plan(run: RunConfig) -> Plan:
     """
     scheme = quantization.scheme_of(run)
     schedule = quantization.schedule_of(run, scheme)
-    return Plan(scheme, schedule, training.loss_of(run), exports.exporters(run))
+    start = quantization.algorithm_of(run)
+    return Plan(scheme, schedule, training.loss_of(run), start, exports.exporters(run))
 
 
-def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trained:
+def train(
+    run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder, tuned: LoadedModel | None = None, tables: bool = True
+) -> Trained:
     """Train the base under the run's schedule; what a resumed run has finished is read back instead.
 
     Everything that can be refused is refused before the folder is made and the first step is taken.
+
+    Args:
+        run: the checked config.
+        plan: what :func:`plan` made of it.
+        inputs: model and text.
+        folder: where everything goes.
+        tuned: the tuned float where it is there already; else it is trained if the run asks for it.
+        tables: whether to print what will happen.
     """
     scheme, schedule, loss = plan.scheme, plan.schedule, plan.loss
     prepared = quantization.prepare_copy(run, inputs, scheme)
@@ -67,13 +81,20 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
     del untrained
     training.check(run, inputs, loss)
 
-    show(prepared.report.table(), schedule.table())
+    if tables:
+        show(prepared.report.table(), schedule.table())
     folder.create()
     _write_json(folder, "prepare.json", prepared.report.to_dict())
     _write_json(folder, "schedule.json", schedule.to_dict())
-    tuned = training.tune_float(run, inputs, folder)
+    tuned = tuned or training.tune_float(run, inputs, folder)
     if not folder.quantized.is_dir():
+        # What trains one block after another compares with the base where the loss names no teacher.
         teacher = {None: None, "base": inputs.loaded, "tuned_float": tuned}[loss.teacher]
+        if teacher is None and schedule.reconstructs:
+            teacher = inputs.loaded
+        blocks = BlockStore(folder.path / "blocks")
+        if not training.has_checkpoint(folder.path):  # it has the weights of its step, and so needs no start
+            quantization.set_start(run, inputs, prepared.model, plan.start, scheme, blocks)
         training.fit_model(
             run,
             inputs,
@@ -87,6 +108,7 @@ def train(run: RunConfig, plan: Plan, inputs: Inputs, folder: RunFolder) -> Trai
         )
         frozen = quantization.freeze(run, inputs, prepared.model, scheme)
         frozen.save(folder.quantized, inputs.loaded.tokenizer)
+        blocks.clear()
     return Trained(QuantizedCheckpoint.load(folder.quantized), tuned)
 
 

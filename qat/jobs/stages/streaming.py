@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,19 +13,23 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from qat.checkpoint import QuantizedCheckpoint
 from qat.config import record
-from qat.config.run_folder import RunFolder, difference
+from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
 from qat.errors import InputError
 from qat.export.base import Exporter, folder_bytes
 from qat.grid import Grid
-from qat.jobs.stages import exports
+from qat.jobs.stages import exports, inputs
 from qat.jobs.stages.console import begin, say
 from qat.models.build import torch_dtype
 from qat.models.files import check_weights, read_config, stored_dtype
-from qat.models.hf import own_or_given_tokenizer
+from qat.models.hf import context_of, own_or_given_tokenizer
 from qat.models.hub import model_folder
+from qat.models.loaded import LoadedModel
 from qat.ptq.base import PTQ
+from qat.ptq.blockwise import BlockwisePTQ
+from qat.ptq.store import BlockStore
 from qat.ptq.stream import stream
+from qat.ptq.stream_blocks import BlockStream
 from qat.quantized import Deferred, QuantizedWeight
 from qat.report.tables import human_bytes
 from qat.scheme import Scheme
@@ -43,11 +47,14 @@ class Streamed:
         checkpoint: the whole result, computed as it is read.
         tokenizer: the model's own, or the one that was given.
         name: of the model.
+        prepare: makes what the checkpoint is read from, and removes it when the checkpoint is written; of an algorithm
+            that works block by block.
     """
 
     checkpoint: QuantizedCheckpoint
     tokenizer: Any
     name: str
+    prepare: Callable[[RunFolder], AbstractContextManager[None]] = lambda _: nullcontext()
 
 
 def check_exports(picked: Mapping[str, Exporter]) -> None:
@@ -63,14 +70,12 @@ def check_exports(picked: Mapping[str, Exporter]) -> None:
             )
 
 
-def plan(run: RunConfig, folder: RunFolder, algorithm: PTQ, scheme: Scheme) -> Streamed:
+def plan(run: RunConfig, algorithm: PTQ, scheme: Scheme) -> Streamed:
     """Check everything that can be checked without the weights.
 
     Raises:
-        InputError: a model, scheme, algorithm, export or resumed run that does not go with ``stream=true``.
+        InputError: a model, scheme, algorithm, export or text that does not go with ``stream=true``.
     """
-    if folder.exists:
-        _refuse_change(folder)
     if run.model["_target_"] != _LOAD:
         raise InputError(
             "stream=true reads the files of a Hugging Face folder; pick one with model=hf model.path=<folder>"
@@ -84,15 +89,31 @@ def plan(run: RunConfig, folder: RunFolder, algorithm: PTQ, scheme: Scheme) -> S
     config = read_config(path)
     tokenizer = own_or_given_tokenizer(path, run.model.get("tokenizer"), config)
     rest_dtype = stored_dtype(check_weights(path)) if run.rest_dtype == "auto" else run.rest_dtype
-    checkpoint = stream(path, scheme, algorithm, torch_dtype(rest_dtype), run.model.get("task"))
-    return Streamed(checkpoint, tokenizer, path.resolve().name)
+    dtype, task, name = torch_dtype(rest_dtype), run.model.get("task"), path.resolve().name
+    if not isinstance(algorithm, BlockwisePTQ):
+        return Streamed(stream(path, scheme, algorithm, dtype, task), tokenizer, name)
+    blocks = BlockStream.open(path, scheme, algorithm, dtype, task, run.model.get("attention", "sdpa"))
+    model, task = blocks.skeleton.model, blocks.skeleton.task
+    loaded = LoadedModel(model, tokenizer, name, str(path), task, context_of(model, tokenizer), "float32")
+    text = inputs.of_model(run, loaded)
+    text.tokens("train")
+    return Streamed(blocks.checkpoint, tokenizer, name, partial(_blocks, run, text, blocks))
+
+
+@contextmanager
+def _blocks(run: RunConfig, text: inputs.Inputs, blocks: BlockStream, folder: RunFolder) -> Iterator[None]:
+    """The quantized blocks of a run, on disk until its checkpoint is written."""
+    store = BlockStore(folder.path / "blocks")
+    blocks.quantize(text.calibration(run.calibration_batches), store)
+    yield
+    store.clear()
 
 
 def save(streamed: Streamed, folder: RunFolder) -> QuantizedCheckpoint:
     """Write ``quantized/``, unless an earlier attempt finished it, and take it up again."""
     if not folder.quantized.is_dir():
         begin("quantizing")
-        with _watched(streamed.checkpoint, "quantize") as checkpoint:
+        with streamed.prepare(folder), _watched(streamed.checkpoint, "quantize") as checkpoint:
             checkpoint.save(folder.quantized, streamed.tokenizer)
         say(f"quantized: {folder.quantized} ({human_bytes(folder_bytes(folder.quantized))})")
     return QuantizedCheckpoint.load(folder.quantized)
@@ -112,13 +133,20 @@ def write_exports(run: RunConfig, folder: RunFolder, checkpoint: QuantizedCheckp
     return validation
 
 
-def _refuse_change(folder: RunFolder) -> None:
-    saved = record.read_config(folder.path)
-    if not saved.get("stream"):
-        raise InputError(f"{folder.path} is no run of qat ptq stream=true, the only one of qat ptq that can be resumed")
-    for key in ("ptq", "stream"):
-        if found := difference(saved.get(key), folder.config.get(key), key):
-            raise InputError(f"{found[0]}={found[2]} but {folder.path} was started with {found[1]}; start a new run")
+def refuse_change(run: RunConfig, folder: RunFolder, algorithm: PTQ) -> None:
+    """Refuse to resume what cannot be, or what is to become another run.
+
+    Raises:
+        InputError: the reason.
+    """
+    if not run.stream and not isinstance(algorithm, BlockwisePTQ):
+        raise InputError(
+            f"resume={run.resume}: with ptq={run.choices.ptq}, qat ptq can only be resumed with stream=true; "
+            "start a new run"
+        )
+    before = bool(record.read_config(folder.path).get("stream"))
+    if before != run.stream:
+        raise InputError(f"stream={run.stream} but {folder.path} was started with {before}; start a new run")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 from qat.config.check import instantiate
 from qat.config.run_folder import RunFolder
 from qat.config.schema import RunConfig
+from qat.data.tokens import TokenBlocks
 from qat.engines.workers.worker_protocol import peak_memory
 from qat.errors import InputError, Interrupted
 from qat.jobs.stages.console import say
@@ -24,10 +25,14 @@ from qat.models.loaded import LoadedModel
 from qat.models.save import save_float
 from qat.report.metrics import Train
 from qat.schedule.schedule import PrecisionSchedule
+from qat.training import teacher_cache
+from qat.training.callbacks.checkpoints import LAST
+from qat.training.checks import check_dtype
 from qat.training.datamodule import QATDataModule
 from qat.training.loggers import CsvLogger
 from qat.training.losses import CrossEntropy, Loss
-from qat.training.module import QATModule, check_dtype
+from qat.training.module import QATModule
+from qat.training.teacher_cache import Taught
 from qat.training.trainer import fit
 
 
@@ -58,6 +63,8 @@ def check(run: RunConfig, inputs: Inputs, loss: Loss) -> None:
     if inputs.trainer.val_every:
         inputs.tokens("validation")
     loss.check(inputs.loaded.task)
+    if loss.top_k is not None:
+        teacher_cache.check_k(inputs.loaded.model, loss.top_k)
     check_dtype(inputs.loaded.model)
     inputs.masking()
 
@@ -103,7 +110,7 @@ def fit_model(
         folder: the run folder; an existing one resumes from its last checkpoint.
         directory: where checkpoints and ``metrics.csv`` go, inside the run folder.
         schedule: precision a step.
-        teacher: float model for a loss that distills.
+        teacher: float model for a loss that distills, and for phases that train one block after another.
         loggers: where metrics go besides ``metrics.csv``.
 
     Raises:
@@ -120,8 +127,9 @@ def fit_model(
         teacher,
         inputs.masking(),
     )
+    blocks = _blocks(inputs, loss, teacher)
     data = QATDataModule(
-        inputs.tokens("train"),
+        blocks,
         inputs.tokens("validation") if trainer.val_every else None,
         trainer.batch_size,
         run.seed,
@@ -134,14 +142,26 @@ def fit_model(
         raise Interrupted(f"{error}; {folder.how_to_resume}") from error
     if result.weights_of != result.steps:
         say(f"weights of step {result.weights_of}, which has the lowest validation loss (trainer.use_best)")
+    if result.averaged > 1:
+        say(f"mean weights and ranges of the last {result.averaged} steps (trainer.average)")
     cost = Train(
         steps=result.steps,
         tokens=result.tokens,
         tokens_per_second=result.tokens_per_second,
         peak_memory_bytes=peak_memory_bytes(),
         seconds=result.seconds,
+        teacher_cache_bytes=blocks.nbytes if isinstance(blocks, Taught) else None,
     )
     cost_file(directory).write_text(cost.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _blocks(inputs: Inputs, loss: Loss, teacher: nn.Module | None) -> TokenBlocks | Taught:
+    """The blocks to train on, with what the teacher says of them if the loss reads that from disk."""
+    blocks = inputs.tokens("train")
+    if loss.top_k is None:
+        return blocks
+    assert teacher is not None, "the loss names its teacher"
+    return teacher_cache.teach(teacher, blocks, loss.top_k, inputs.trainer.batch_size, inputs.device, say)
 
 
 def peak_memory_bytes() -> int:
@@ -158,6 +178,11 @@ def extra_loggers(run: RunConfig, folder: RunFolder) -> list[Any]:
 
 def _logger(run: RunConfig, directory: Path) -> Any:
     return None if run.logger is None else instantiate(run.logger, "logger", run_dir=directory)
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether the training in ``directory`` has a checkpoint that a resume goes on from."""
+    return (directory / "checkpoints" / LAST).exists()
 
 
 def cost_file(directory: Path) -> Path:

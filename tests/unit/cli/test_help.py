@@ -14,8 +14,12 @@ import pytest
 import qat
 from qat.cli.help_text import EXAMPLES
 from qat.cli.main import main
-from qat.config.compose import choices, groups
+from qat.config.compose import ROW, choices, groups
 
+COMMANDS = (
+    *("run", "train", "ptq", "export", "evaluate", "validate", "bench", "compare"),
+    *("deploy", "serve", "plan", "sensitivity", "allocate"),
+)
 HOSTING = {"target": "deploy", "gateway": "serve", "traffic": "plan", "pricing": "plan"}
 
 
@@ -38,6 +42,14 @@ def test_the_page_of_serve_lists_the_engines_that_have_a_server(capsys: pytest.C
     assert re.findall(r"^  (\w+)", listed, re.MULTILINE) == ["transformers", "llama_cpp", "vllm"]
 
 
+@pytest.mark.parametrize(("command", "shown"), [("compare", True), ("ptq", False), ("allocate", False)])
+def test_rows_are_listed_as_they_are_typed(capsys: pytest.CaptureFixture[str], command: str, shown: bool) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert ("\nrows=[<row>,...]\n" in page) == shown
+    assert "\nrow=\n" not in page
+
+
 def test_the_page_of_plan_says_how_a_trace_is_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--help"]) == 0
     assert "traffic=trace traffic.file=<CSV>" in capsys.readouterr().out
@@ -47,9 +59,9 @@ def test_the_page_of_plan_says_how_a_trace_is_given(capsys: pytest.CaptureFixtur
 def test_overview_names_commands_groups_and_recipes(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main(words) == 0
     page = capsys.readouterr().out
-    for command in ("run", "train", "ptq", "export", "evaluate", "validate", "deploy", "serve", "plan"):
+    for command in COMMANDS:
         assert f"\n  {command} " in page
-    for name in [*groups(), "base, w4a16_lsq", "qat run recipe=demo/w4a16_lsq", "--recipes DIR"]:
+    for name in [*({*groups()} - {ROW}), "base, w2a16_lsq", "qat run recipe=demo/w4a16_lsq", "--recipes DIR"]:
         assert name in page
     assert "\x1b" not in page  # plain when not a terminal
 
@@ -58,7 +70,7 @@ def test_the_page_of_a_command_describes_every_choice(capsys: pytest.CaptureFixt
     assert main(["train", "--help"]) == 0
     page = capsys.readouterr().out
     for group in [*groups(), "recipe"]:
-        if group in HOSTING:
+        if group in {*HOSTING, ROW}:
             assert f"\n{group}=\n" not in page
             continue
         assert f"\n{group}=\n" in page
@@ -109,11 +121,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("line", "expected"),
     [
         ("qat r", {"run"}),
-        ("qat ", {"run", "train", "ptq", "export", "evaluate", "validate", "bench", "deploy", "serve", "plan"}),
+        ("qat ", {*COMMANDS}),
         ("qat deploy target=sage", {"target=sagemaker"}),
         ("qat serve gateway.por", {"gateway.port="}),
-        ("qat run recipe=demo/w", {"recipe=demo/w4a16_lsq"}),
-        ("qat run scheme=w8", {"scheme=w8a16", "scheme=w8a8", "scheme=w8a8_static"}),
+        ("qat run recipe=demo/w4a1", {"recipe=demo/w4a16_lsq"}),
+        ("qat run scheme=w8a1", {"scheme=w8a16"}),
         ("qat run recipe=demo/base trainer.max_", {"trainer.max_steps="}),
         ("qat validate engine=ll", {"engine=llama_cpp"}),
         ("qat export overw", {"overwrite="}),

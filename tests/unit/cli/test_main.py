@@ -56,7 +56,14 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["tran"], ["there is no command 'tran'", "did you mean 'train'", "commands: bench, deploy, evaluate, export"]),
+        (
+            ["tran"],
+            [
+                "there is no command 'tran'",
+                "did you mean 'train'",
+                "commands: allocate, bench, compare, deploy, evaluate, export",
+            ],
+        ),
         (
             ["run", "recipe=demo/w4a16_lsqq"],
             ["recipe 'demo/w4a16_lsqq' not found", "did you mean 'demo/w4a16_lsq'"],
@@ -105,6 +112,10 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 2) -> 
         (["run", "ptq@baseline.ptq.rtn=null"], ["to leave ptq@baseline.ptq.rtn out, write '~ptq@baseline.ptq.rtn'"]),
         (["run", "export=null"], ["export=null: to leave export out, write export=[]"]),
         (["run", "~export"], ["'~export' cannot leave it out; write export=[]"]),
+        (
+            ["compare", "row=gptq"],
+            ["row is no part of a run; the rows of qat compare are picked with rows=[<row>,...]"],
+        ),
         (["run", "~phase@schedule.x"], ["this run has no phase@schedule.x, so there is nothing to leave out"]),
         (["run", "phaze@schedule.x=blend"], ["config group 'phaze' does not exist; did you mean 'phase'? groups: "]),
         (["run", "schedule.x=1"], ["schedule has no 'x'; add it with +phase@schedule.x=<phase>"]),
@@ -269,9 +280,9 @@ def test_resume_finds_the_users_recipes_again(tmp_path: Path, use: Callable[[Job
 @pytest.mark.parametrize(
     ("command", "key", "takers"),
     [
-        ("run", "run", "deploy, evaluate, export, plan, serve, validate"),
-        ("export", "resume", "ptq, run, train"),
-        ("ptq", "run", "deploy, evaluate, export, plan, serve, validate"),
+        ("run", "run", "allocate, deploy, evaluate, export, plan, serve, validate"),
+        ("export", "resume", "compare, ptq, run, sensitivity, train"),
+        ("ptq", "run", "allocate, deploy, evaluate, export, plan, serve, validate"),
     ],
 )
 def test_a_command_refuses_the_folder_it_has_no_use_for(

@@ -152,3 +152,44 @@ def test_fixed_uses_the_stored_scale_as_it_is() -> None:
     x = torch.randn(4, 16)
     expected = ((x / 0.1 + 3).round().clamp(-128, 127) - 3) * torch.tensor(0.1)
     assert torch.equal(quantizer(x), expected)
+
+
+@pytest.mark.parametrize("config", [LSQ(), MinMax()])
+def test_ternary_by_hand(config: LSQ | MinMax) -> None:
+    """Min-max: the limit is 2, so is the scale, and codes below -1 there are none."""
+    args = QuantizationArgs(num_bits=2, strategy="channel")
+    narrow = config.build(args, Layout(1, 1, narrow_range=True), "bf16")
+    weight = torch.tensor([[-2.0, -1.1, -1.0, -0.9, 0.0, 1.0, 1.1, 1.9]])
+    narrow.init_range(MinMaxObserver(), weight)
+    found = narrow.grid(weight)
+    assert found.codes.tolist() == [[-1, -1, 0, 0, 0, 0, 1, 1]] and found.codes.dtype == torch.int8
+    assert found.scale.tolist() == [[2.0]] and found.scale.dtype == torch.bfloat16
+    assert narrow(weight).tolist() == [[-2.0, -2.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]]
+    assert "2 bits, channel, symmetric, narrow range, bf16 scales" in repr(narrow)
+
+
+def test_a_narrow_range_stays_narrow_whatever_the_bits() -> None:
+    """Clipped to 1, codes of -2 would be there without it."""
+    args, weight = QuantizationArgs(num_bits=2, strategy="channel"), torch.tensor([[-3.0, -1.6, 0.4, 3.0]])
+    narrow, full = (LSQ().build(args, Layout(1, 1, narrow_range=on), "fp32") for on in (True, False))
+    for quantizer in (narrow, full):
+        quantizer.set_range(torch.tensor([[-1.0]]), torch.tensor([[1.0]]))
+    assert full.grid(weight).codes.tolist() == [[-2, -2, 0, 1]]
+    assert narrow.grid(weight).codes.tolist() == [[-1, -1, 0, 1]]
+    for bits in (8, 4, 3, 2):
+        narrow.set_precision(bits, enabled=True, mix=1.0, observe=False)
+        assert (narrow.qmin.item(), narrow.qmax.item()) == (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1)
+        assert narrow.grid(weight).codes.min() == narrow.qmin and narrow.final == (bits == 2)
+
+
+def test_an_observer_searches_on_the_narrow_grid() -> None:
+    """Every candidate is tried by hand on {-1, 0, 1}."""
+    args, weight = QuantizationArgs(num_bits=2, strategy="channel"), torch.tensor([[-1.0, -0.9, -0.5, 0.1, 0.2, 0.6]])
+    narrow = LSQ().build(args, Layout(1, 1, narrow_range=True), "fp32")
+    narrow.init_range(MSE(candidates=19, smallest=0.1), weight)
+    limits = torch.linspace(1.0, 0.1, 19)
+    errors = [((weight / s).round().clamp(-1, 1) * s - weight).square().sum().item() for s in limits]
+    assert narrow.limit.item() == limits[errors.index(min(errors))].item()
+    full = LSQ().build(args, Layout(1, 1), "fp32")
+    full.init_range(MSE(candidates=19, smallest=0.1), weight)
+    assert full.limit.item() != narrow.limit.item()

@@ -246,7 +246,7 @@ def test_an_engine_that_fails_fails_the_command(run: Path, capsys: pytest.Captur
 def test_overwrite_is_for_export(run: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     words = [f"run={run}"] if command == "validate" else []
     line = error_of(capsys, command, *words, "overwrite=true")
-    assert line.endswith(f"overwrite=true is not for qat {command}, but for qat export")
+    assert line.endswith(f"overwrite=true is not for qat {command}, but for qat allocate, export")
 
 
 def altered(path: Path) -> None:

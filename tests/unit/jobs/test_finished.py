@@ -197,7 +197,7 @@ def test_a_ptq_tells_each_slow_stage_where_there_is_no_terminal(
         "quantizing with RTN ...",
         "writing the export compressed_tensors ...",
         "scoring float ...",
-        "scoring ptq.rtn ...",
+        "scoring ptq.rtn_mse ...",
         "re-reading the export compressed_tensors ...",
         "compressed_tensors in transformers ...",
     ]

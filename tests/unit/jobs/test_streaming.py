@@ -15,6 +15,7 @@ from support import copy_tokenizer, error_of, random_llama
 from qat.checkpoint import QuantizedCheckpoint
 from qat.cli.main import main
 from qat.export.compressed_tensors import CompressedTensorsExporter
+from qat.ptq.gptq import GPTQ
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +56,8 @@ def test_the_files_are_those_of_a_run_in_memory(
     kept = {"engine": None, "loss": None, "mismatched_codes": 0, "mismatched_scales": 0, "engines": {}}
     assert found["exports"]["compressed_tensors"].items() >= kept.items()
     assert found["unmeasured"].startswith("stream=true: the model was never in memory")
-    assert (found["float"], found["ptq"]["rtn"]["loss"]) == (None, None)
-    assert found["ptq"]["rtn"]["bytes"] > 0
+    assert (found["float"], found["ptq"]["rtn_mse"]["loss"]) == (None, None)
+    assert found["ptq"]["rtn_mse"]["bytes"] > 0
     assert main(["export", f"run={tmp_path / 'run'}", "export=dequantized", "export.dequantized.dtype=float32"]) == 0
 
 
@@ -130,7 +131,7 @@ def test_an_export_that_differs_fails_the_run(words: list[str], capsys: pytest.C
         (["model.shrink=true"], "model.shrink=True is for a model in memory; leave it out with stream=true"),
         (["model.dtype=bfloat16"], "model.dtype=bfloat16 is for a model in memory"),
         (["model.path=/no/such/folder"], "no folder '/no/such/folder'"),
-        (["scheme=w8a8_static"], "static input activations get their range from data"),
+        (["scheme=w8a8_static"], "static activations, keys and values included, get their range from data"),
         (["~scheme"], "this run has no scheme"),
         (["export=gptq", "scheme=w8a8"], "export gptq: "),
         (["export=onnx"], "export onnx needs the whole model in memory; leave it out with stream=true"),
@@ -152,7 +153,7 @@ def test_only_ptq_streams(words: list[str], capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("ptq=rtn_mse", "was started with"),
+        ("ptq=rtn", "was started with"),
         ("scheme=w8a16", "was started with"),
         ("stream=false", "qat ptq can only be resumed with stream=true"),
     ],
@@ -162,6 +163,82 @@ def test_a_resumed_run_stays_the_same(
 ) -> None:
     assert main([*words, "export=[]"]) == 0
     assert message in error_of(capsys, "ptq", f"resume={tmp_path / 'run'}", change)
+
+
+@pytest.fixture
+def blockwise(words: list[str], text_words: list[str]) -> list[str]:
+    """GPTQ, which works block by block, with 4-bit codes and dynamic activations."""
+    small = ["trainer.block_size=16", "trainer.batch_size=2", "trainer.device=cpu", "evaluate.blocks=2", "engine=[]"]
+    return [*words, *text_words, *small, "ptq=gptq", "scheme=w4a8_channel", "calibration_batches=2"]
+
+
+def stop_in_the_second_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C would, when two of its layers are done."""
+    original, done = GPTQ.quantize_host, []
+
+    def stopping(self: GPTQ, name: str, *rest: Any) -> None:
+        done.append(name)
+        if len(done) == 10:
+            raise KeyboardInterrupt
+        original(self, name, *rest)
+
+    monkeypatch.setattr(GPTQ, "quantize_host", stopping)
+
+
+def noting_layers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the layers that are quantized from now on."""
+    original, seen = GPTQ.quantize_host, []
+
+    def noting(self: GPTQ, name: str, *rest: Any) -> None:
+        seen.append(name)
+        original(self, name, *rest)
+
+    monkeypatch.setattr(GPTQ, "quantize_host", noting)
+    return seen
+
+
+def test_block_by_block_has_the_files_of_a_run_in_memory_even_if_both_are_interrupted(
+    blockwise: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"straight": ["stream=false"], "memory": ["stream=false"], "run": []}
+    assert main([*blockwise, "stream=false", f"run_dir={tmp_path / 'straight'}"]) == 0
+    for name in ("memory", "run"):
+        run = tmp_path / name
+        with monkeypatch.context() as patch:
+            stop_in_the_second_block(patch)
+            line = error_of(capsys, *blockwise, *runs[name], f"run_dir={run}", code=130)
+        assert line == f"qat: interrupted; resume with: qat ptq resume={run}"
+        assert [path.name for path in (run / "blocks").iterdir()] == ["model.layers.0"]
+        with monkeypatch.context() as patch:
+            again = noting_layers(patch)
+            assert main(["ptq", f"resume={run}"]) == 0
+        assert len(again) == 7 and all(host.startswith("model.layers.1.") for host in again)
+        assert not (run / "blocks").exists()
+        for part in ("quantized", "exports/compressed_tensors"):
+            ours, whole = run / part, tmp_path / "straight" / part
+            assert names(ours) == names(whole)
+            for file in names(whole):
+                assert (ours / file).read_bytes() == (whole / file).read_bytes(), file
+    scored = json.loads((tmp_path / "memory" / "metrics.json").read_text())
+    assert scored["ptq"]["gptq"]["loss"] > 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["ptq"]["gptq"]["loss"] is None
+
+
+def test_a_run_without_blocks_is_resumed_with_stream_only(
+    words: list[str], text_words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["trainer.block_size=16", "trainer.device=cpu", "evaluate.blocks=2", "engine=[]", "export=[]"]
+    assert main([*words, *text_words, *small, "stream=false"]) == 0
+    assert "qat ptq can only be resumed with stream=true" in error_of(capsys, "ptq", f"resume={tmp_path / 'run'}")
+    line = error_of(capsys, "ptq", f"resume={tmp_path / 'run'}", "stream=true")
+    assert "stream=True but" in line and "was started with False; start a new run" in line
+
+
+def test_block_by_block_needs_text_before_anything_is_written(
+    blockwise: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "longer than the context" in error_of(capsys, *blockwise, "trainer.block_size=1000")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_checkpoint_is_named(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
