@@ -23,7 +23,7 @@ _PRIVATE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
-"""An engine reads local files and tells nobody."""
+"""A worker or server reads local files and tells nobody."""
 
 
 class LoggedProcess:
@@ -49,7 +49,7 @@ class LoggedProcess:
         grace: float = 0.0,
     ) -> None:
         self.name = name
-        self.folder = Path(tempfile.mkdtemp(prefix="qat-engine-")).resolve()
+        self.folder = Path(tempfile.mkdtemp(prefix="qat-worker-")).resolve()
         try:
             with (self.folder / _LOG).open("wb") as log:
                 self._process = subprocess.Popen(
